@@ -1,0 +1,40 @@
+"""The one exception for mistakes a person can fix: what is wrong, where, and how to fix it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class Problem(Exception):
+    """A mistake in a manifest, an input or a command.
+
+    Commands print it without a traceback and leave with `code`: 2 for a person's mistake, 4 for damaged data.
+    """
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "", code: int = 2) -> None:
+        super().__init__(what)
+        self.what, self.where, self.fix, self.code = what, where, fix, code
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.fix:
+            lines.append(f"  fix:   {self.fix}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple:
+        return _rebuild, (self.what, self.where, self.fix, self.code)
+
+
+def _rebuild(what: str, where: str, fix: str, code: int) -> Problem:
+    """Let a Problem cross a process border (dask and multiprocessing pickle exceptions by their args)."""
+    return Problem(what, where=where, fix=fix, code=code)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean …?` for the known word most like `word`, else the list of what is known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"

@@ -1,0 +1,100 @@
+"""STAC items on disk: item JSON files, item collections, stac-geoparquet. Items come out as plain dicts, hrefs resolved."""
+
+from __future__ import annotations
+
+import glob
+import json
+from pathlib import Path
+from typing import Any
+
+from harmonize.problem import Problem
+from pipeline.source import Source
+
+Item = dict[str, Any]
+_PARQUET_TOP = {"type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection"}
+
+
+def catalogue_files(source: Source, where: str) -> list[Path]:
+    """Files a source's `items` names; nothing found is a Problem."""
+    pattern = source.path_of(source.items or "")
+    files = sorted(Path(p) for p in glob.glob(pattern))  # noqa: PTH207  Path.glob cannot take an absolute pattern
+    if not files:
+        raise Problem(
+            f"the catalogue path matches nothing: {source.items}",
+            where=where,
+            fix=f"there is no file at {pattern}; paths are relative to the manifest's folder",
+        )
+    return files
+
+
+def read_items(source: Source, where: str) -> list[Item]:
+    """All items of the source's collection in its catalogue files, sorted by id."""
+    items: list[Item] = []
+    for path in catalogue_files(source, where):
+        found = _from_parquet(path) if path.suffix == ".parquet" else _from_json(path)
+        items += [_resolved(item, path) for item in found]
+    mine = [i for i in items if source.collection is None or i.get("collection") == source.collection]
+    if items and not mine:
+        held = ", ".join(sorted({str(i.get("collection")) for i in items}))
+        raise Problem(
+            f"no item of collection '{source.collection}' in {source.items}", where=where, fix=f"collections there: {held}"
+        )
+    return sorted(mine, key=lambda i: i["id"])
+
+
+def _from_json(path: Path) -> list[Item]:
+    try:
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise Problem(f"this is not valid JSON: {error}", where=str(path), fix="mend or remove the file") from None
+    if isinstance(data, dict) and data.get("type") == "Feature":
+        return [_checked(data, path)]
+    if isinstance(data, dict) and isinstance(data.get("features"), list):
+        return [_checked(item, path) for item in data["features"]]
+    if isinstance(data, list):
+        return [_checked(item, path) for item in data]
+    raise Problem("this is neither a STAC item nor an item collection", where=str(path), fix="name item files in 'items'")
+
+
+def _checked(item: Any, path: Path) -> Item:
+    needed = ("id", "geometry", "properties", "assets")
+    if not isinstance(item, dict) or any(not item.get(key) for key in needed):
+        missing = ", ".join(k for k in needed if not isinstance(item, dict) or not item.get(k))
+        raise Problem(f"a STAC item lacks {missing}", where=str(path), fix="mend the item, or leave it out of 'items'")
+    return item
+
+
+def _from_parquet(path: Path) -> list[Item]:
+    """Items of a stac-geoparquet file: properties stand as columns, empty assets as nulls."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import shapely
+
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Problem(f"this is not a readable Parquet file: {error}", where=str(path), fix="write it again") from None
+    items = []
+    for row in rows:
+        assets = {k: _without_nulls(v) for k, v in (row.get("assets") or {}).items() if v}
+        item = {key: row.get(key) for key in ("id", "collection", "bbox")} | {"type": "Feature", "assets": assets}
+        if isinstance(row.get("geometry"), bytes):
+            item["geometry"] = json.loads(shapely.to_geojson(shapely.from_wkb(row["geometry"])))
+        item["properties"] = {k: v for k, v in row.items() if k not in _PARQUET_TOP and v is not None}
+        items.append(_checked(item, path))
+    return items
+
+
+def _without_nulls(asset: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in asset.items() if v is not None}
+
+
+def _resolved(item: Item, path: Path) -> Item:
+    """A copy of an item whose relative hrefs start at its own file (STAC's rule)."""
+    assets = {}
+    for key, asset in item["assets"].items():
+        href = str(asset.get("href", ""))
+        if href and "://" not in href and not href.startswith("/"):
+            href = str((path.parent / href).resolve())
+        assets[key] = {**asset, "href": href}
+    return {**item, "assets": assets, "_file": str(path)}

@@ -1,0 +1,289 @@
+"""Stage pixels: chips -> arrays. A strip of a scene is read once, harmonised, cut into chips, hashed and stored.
+
+Parts are Arrow files named by what decides their bytes, so that a killed run goes on where it was, a wider date range
+reads only what is not stored, and thresholds change without reading again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import tables
+from pipeline.grid import parse_cell
+from pipeline.radiometry import nodata_share, offset_of, remove_offset, to_db, to_power
+from pipeline.receipt import digest
+from pipeline.region import Region
+from pipeline.sample import GROUPS, Group, arrays_sha256
+from pipeline.screen import file_stem
+from pipeline.work import Outcome, Work
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from pipeline.source import Source
+    from pipeline.store import Store
+
+VERSION = 1
+"""Of the pixels themselves; a part also carries it in its name."""
+STRIP_ROWS_PX = 1024
+"""Height of a strip in 10 m pixels: about one row of COG blocks, 22 MB a 10 m band over a whole tile."""
+PART = pa.schema(
+    [
+        pa.field("chip_id", pa.string()),
+        *[pa.field(name, pa.large_binary(), nullable=True) for name in ("10m", "20m", "60m")],
+        pa.field("sha256", pa.string(), nullable=True),
+        pa.field("nodata", pa.float64(), nullable=True),
+        pa.field("failure", pa.string(), nullable=True),
+    ]
+)
+
+
+def params(region: Region) -> dict[str, Any]:
+    keys = ("unit", "nodata", "baseline_offset")
+    sources = {use.source: {key: getattr(region.source(use.source), key) for key in keys} for use in region.imagery}
+    return {"sources": sources, "max_nodata": region.max_nodata, "max_cloud": region.max_cloud}
+
+
+def outside(work: Work) -> list[Path]:
+    """Local files the chosen chips are cut from."""
+    wanted = set(work.tables["chips"].column("scene").to_pylist())
+    hrefs = [h for s in work.rows("scenes") if s["scene"] in wanted for h in json.loads(s["assets"]).values()]
+    return sorted({Path(work.openable(h)) for h in hrefs if "://" not in h})
+
+
+def cut_pixels(work: Work) -> Outcome:
+    """Arrays of every chip, stored in parts; a chip that cannot be read or has too little data gets a reason."""
+    scenes = {(s["source"], s["scene"]): s for s in work.rows("scenes")}
+    chips = [c for c in work.rows("chips") if c["dropped"] is None]
+    strips = plan_strips(chips)
+    stored = _Stored(work.store)
+    rows: list[dict[str, Any]] = []
+    files: dict[str, str] = {}
+    for (source, scene_id, _), members in work.track(strips.items(), len(strips), "pixels"):
+        scene = scenes[source, scene_id]
+        name, keys = _part_name(scene, members, work)
+        if not work.store.exists(name):
+            _write_part(work, name, scene, members, keys, stored)
+        files[name], found = _read_part(work.store, name)
+        rows += [_row(chip, name, k, record, work.region) for k, (chip, record) in enumerate(zip(members, found, strict=True))]
+    work.store.sweep("pixels", set(files))
+    rows += [_inherited(c) for c in work.rows("chips") if c["dropped"] is not None]
+    rows.sort(key=lambda r: r["chip_id"])
+    return Outcome(len(rows), tables.table_of(rows, tables.PIXELS), files)
+
+
+def plan_strips(chips: list[dict[str, Any]]) -> dict[tuple[str, str, tuple[int, int]], list[dict[str, Any]]]:
+    """Chips by (source, scene, strip); a strip is a band of cell rows of one EPSG."""
+    strips: dict[tuple[str, str, tuple[int, int]], list[dict[str, Any]]] = {}
+    for chip in sorted(chips, key=lambda c: (c["source"], c["scene"], c["chip_id"])):
+        cell = parse_cell(chip["cell"])
+        band = cell.row // max(1, STRIP_ROWS_PX // cell.size_px)
+        strips.setdefault((chip["source"], chip["scene"], (cell.epsg, band)), []).append(chip)
+    return strips
+
+
+def _part_name(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) -> tuple[str, list[str]]:
+    """Name of a strip's part, and the key of each chip: all that decides its bytes."""
+    source = work.region.source(scene["source"])
+    assets = json.loads(scene["assets"])
+    content = {b: work.digests.get(work.openable(h), h) if "://" not in h else h for b, h in assets.items()}
+    meaning = [VERSION, source.unit, source.nodata, source.baseline_offset, scene["baseline"], content]
+    base = digest([scene["scene"], meaning])
+    keys = [f"{base[:24]}/{chip['chip_id']}" for chip in members]
+    return f"pixels/{file_stem(scene['scene'])}-{digest(keys)[:16]}.arrow", keys
+
+
+class _Stored:
+    """Chips that lie in parts of an earlier plan, by key, so that they are not read from the source again."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.where: dict[str, tuple[str, int]] = {}
+        for name in store.list("pixels"):
+            try:
+                keys = json.loads(_open_part(store, name).schema.metadata[b"keys"])
+            except (pa.ArrowInvalid, KeyError, TypeError, ValueError):
+                continue  # a part that cannot be read is no store: its chips are read from the source again
+            self.where.update({key: (name, k) for k, key in enumerate(keys)})
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        if key not in self.where:
+            return None
+        name, row = self.where[key]
+        record: dict[str, Any] = _open_part(self.store, name).read_all().slice(row, 1).to_pylist()[0]
+        return None if record["failure"] else record
+
+
+def _open_part(store: Store, name: str) -> pa.RecordBatchFileReader:
+    return pa.ipc.open_file(pa.memory_map(str(store.local(name))))
+
+
+def _write_part(
+    work: Work, name: str, scene: dict[str, Any], members: list[dict[str, Any]], keys: list[str], stored: _Stored
+) -> None:
+    known = {chip["chip_id"]: stored.get(key) for chip, key in zip(members, keys, strict=True)}
+    missing = [chip for chip in members if known[chip["chip_id"]] is None]
+    fresh = {r["chip_id"]: r for r in cut_strip(scene, missing, work)} if missing else {}
+    records = [known[chip["chip_id"]] or fresh[chip["chip_id"]] for chip in members]
+    table = pa.Table.from_pylist(records, schema=PART.with_metadata({"keys": json.dumps(keys)}))
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1)
+    work.store.write(name, sink.getvalue())
+
+
+def cut_strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) -> list[dict[str, Any]]:
+    """The chips of one strip as records of `PART`, in the order of `members`."""
+    from pipeline.raster import UnreadableRaster
+
+    source = work.region.source(scene["source"])
+    try:
+        strip = read_strip(scene, members, source, work)
+    except UnreadableRaster as error:
+        return [_record(chip, None, f"unreadable: {error}") for chip in members]
+    if strip is None:
+        return [_record(chip, None, "outside the raster") for chip in members]
+    return [_record(chip, cut_chip(strip, chip, scene["sensor"]), None) for chip in members]
+
+
+def read_strip(scene: dict[str, Any], members: list[dict[str, Any]], source: Source, work: Work) -> xr.Dataset | None:
+    """The part of a scene around some chips: one DataArray (band, y, x) per resolution group, CRS on `.rio`.
+
+    attrs: scene, unit, offset (DN that the cutter has still to remove: averages come before the offset).
+    None where no chip touches the raster. Raises UnreadableRaster.
+    """
+    import xarray as xr
+
+    from pipeline import raster
+
+    assets = json.loads(scene["assets"])
+    boxes = np.array([[c["west"], c["south"], c["east"], c["north"]] for c in members])
+    bounds = (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))
+    epsg = members[0]["epsg"]
+    arrays: dict[str, xr.DataArray] = {}
+    for group in GROUPS[scene["sensor"]]:
+        bands = []
+        for band in group.bands:
+            href = work.openable(assets[band])
+            crs = raster.open_raster(href).rio.crs if epsg != scene["epsg"] else None
+            around = bounds if crs is None else raster.bounds_in(bounds, epsg, crs)
+            part = raster.read_window(href, around)
+            if part is None:
+                return None
+            bands.append(_harmonised(part.isel(band=0, drop=True), scene["sensor"], source))
+        arrays[group.name] = _stacked(bands, group)
+    where = f"item {scene['scene']} of {scene['source']}"
+    offset = offset_of(scene["baseline"], source.baseline_offset, where) if scene["sensor"] == "s2" else 0
+    # Each group has its own pixels, so each has its own dimensions.
+    renamed = {name: a.rename({d: f"{d}_{name}" for d in a.dims}) for name, a in arrays.items()}
+    coords = {f"{d}_{name}": renamed[name][f"{d}_{name}"] for name in renamed for d in ("band", "y", "x")}
+    strip = xr.Dataset({n: a.drop_vars("spatial_ref", errors="ignore").variable for n, a in renamed.items()}, coords)
+    for name, array in arrays.items():
+        strip[name].attrs |= {"transform": tuple(array.rio.transform())[:6], "crs": array.rio.crs.to_wkt()}
+    return strip.assign_attrs(scene=scene["scene"], unit=source.unit, offset=offset)
+
+
+def group_of(strip: xr.Dataset, name: str) -> xr.DataArray:
+    """One resolution group of a strip as a DataArray (band, y, x) with `.rio` CRS and transform."""
+    import rioxarray  # noqa: F401  gives DataArrays their .rio
+    from affine import Affine
+
+    array = strip[name].rename({f"{d}_{name}": d for d in ("band", "y", "x")})
+    return array.rio.write_crs(array.attrs["crs"]).rio.write_transform(Affine(*array.attrs["transform"]))
+
+
+def _harmonised(band: xr.DataArray, sensor: str, source: Source) -> xr.DataArray:
+    """S1: linear power, NaN = nodata. S2: uint16 DN, 0 = nodata; the offset goes after any averaging."""
+    if sensor == "s1":
+        return band.copy(data=to_power(band.values, source.unit, source.nodata_values))
+    values = band.values
+    for nodata in source.nodata_values:
+        values = np.where(values == nodata, 0, values)
+    if not np.issubdtype(values.dtype, np.integer):
+        values = np.nan_to_num(values, nan=0.0).round()
+    return band.copy(data=np.clip(values, 0, 65535).astype(np.uint16))
+
+
+def _stacked(bands: list[xr.DataArray], group: Group) -> xr.DataArray:
+    import xarray as xr
+
+    first = bands[0]
+    for name, other in zip(group.bands, bands, strict=True):
+        if other.shape != first.shape or other.rio.transform() != first.rio.transform():
+            from pipeline.raster import UnreadableRaster
+
+            raise UnreadableRaster(f"band {name} has other pixels than {group.bands[0]}")
+    stacked = xr.concat(bands, dim="band").assign_coords(band=list(group.bands))
+    return stacked.rio.write_crs(first.rio.crs).rio.write_transform(first.rio.transform())
+
+
+def cut_chip(strip: xr.Dataset, chip: dict[str, Any], sensor: str) -> dict[str, np.ndarray]:
+    """Arrays of one chip by group: uint16 (C,H,W) reflectance x 10000, or float16 (C,H,W) dB."""
+    from pipeline import raster
+
+    arrays = {}
+    for group in GROUPS[sensor]:
+        side = chip["size_px"] * 10 // group.resolution_m
+        target = raster.Target(chip["epsg"], chip["west"], chip["north"], group.resolution_m, side)
+        how, nodata = ("bilinear", np.nan) if sensor == "s1" else ("nearest", 0)
+        cut = raster.cut(group_of(strip, group.name), target, how, nodata)
+        arrays[group.name] = to_db(cut) if sensor == "s1" else remove_offset(cut, strip.attrs["offset"])
+    return arrays
+
+
+def _record(chip: dict[str, Any], arrays: dict[str, np.ndarray] | None, failure: str | None) -> dict[str, Any]:
+    record: dict[str, Any] = dict.fromkeys(PART.names) | {"chip_id": chip["chip_id"], "failure": failure}
+    if arrays is None:
+        return record
+    record |= {name: array.astype(array.dtype.newbyteorder("<")).tobytes() for name, array in arrays.items()}
+    ordered = [arrays[g.name] for g in GROUPS[chip["sensor"]]]
+    return record | {"sha256": arrays_sha256(ordered), "nodata": nodata_share(arrays["10m"], chip["sensor"])}
+
+
+def _read_part(store: Store, name: str) -> tuple[str, list[dict[str, Any]]]:
+    """sha256 of a part and its records without the pixels."""
+    from pipeline.store import file_sha256
+
+    table = _open_part(store, name).read_all().select(["chip_id", "sha256", "nodata", "failure"])
+    return file_sha256(store.local(name)), table.to_pylist()
+
+
+def _row(chip: dict[str, Any], part: str, row: int, record: dict[str, Any], region: Region) -> dict[str, Any]:
+    dropped = record["failure"]
+    if dropped is None and record["nodata"] > region.max_nodata:
+        dropped = "nodata"
+    if dropped is None and chip["cloud"] is not None and chip["cloud"] > region.max_cloud:
+        dropped = "cloud"
+    stored = {"part": part, "row": row} if record["sha256"] else {"part": None, "row": None}
+    return {
+        "chip_id": chip["chip_id"],
+        **stored,
+        "sha256": record["sha256"],
+        "nodata": record["nodata"],
+        "cloud": chip["cloud"],
+        "dropped": dropped,
+    }
+
+
+def _inherited(chip: dict[str, Any]) -> dict[str, Any]:
+    return dict.fromkeys(tables.PIXELS.names) | {k: chip[k] for k in ("chip_id", "cloud", "dropped")}
+
+
+def read_chip(store: Store, part: str, row: int, sensor: str, size_px: int) -> dict[str, np.ndarray]:
+    """The stored arrays of one chip, by group, without reading its neighbours."""
+    from pipeline.sample import DTYPE, group_shape
+
+    batch = _open_part(store, part).get_batch(row)
+    kind = np.dtype(DTYPE[sensor]).newbyteorder("<")
+    return {
+        group.name: np.frombuffer(batch.column(group.name)[0].as_buffer(), kind).reshape(group_shape(group, size_px))
+        for group in GROUPS[sensor]
+    }
+
+

@@ -1,0 +1,77 @@
+"""Where a region is: its bounds, geometry file or MGRS tiles as one geometry in EPSG:4326."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from harmonize.problem import Problem
+from pipeline.grid import FALSE_NORTHING_M, transformer
+from pipeline.region import Region
+
+if TYPE_CHECKING:
+    import shapely
+
+_BANDS = "CDEFGHJKLMNPQRSTUVWX"
+_COLUMNS = ("ABCDEFGH", "JKLMNPQR", "STUVWXYZ")
+_ROWS = "ABCDEFGHJKLMNPQRSTUV"
+
+
+def area_of(region: Region) -> shapely.Geometry:
+    """The region's geometry, EPSG:4326."""
+    import shapely
+
+    if region.bounds is not None:
+        return shapely.box(*region.bounds)
+    if region.mgrs is not None:
+        return shapely.union_all([mgrs_square(tile, region) for tile in region.mgrs])
+    return _from_file(region)
+
+
+def _from_file(region: Region) -> shapely.Geometry:
+    import shapely
+
+    from pipeline.vector import read_vector
+
+    path = region.relative(region.geometry or "")
+    frame = read_vector(path, where=f"{region.path}, key 'geometry'")
+    area = shapely.union_all(shapely.make_valid(frame.to_crs(4326).geometry.values))
+    if area.is_empty or area.area == 0:
+        raise Problem("the geometry has no area", where=str(path), fix="give polygons, not points or lines")
+    return area
+
+
+def mgrs_square(tile: str, region: Region) -> shapely.Geometry:
+    """The 100 km square of an MGRS tile such as 32TQR (Sentinel-2 tiles reach 9.8 km further east and south).
+
+    Squares, not tiles, so that naming two neighbours asks for no ground twice. Source: NGA.STND.0037.
+    """
+    import numpy as np
+    import shapely
+
+    match = re.fullmatch(r"T?(\d{1,2})([C-HJ-NP-X])([A-HJ-NP-Z])([A-HJ-NP-V])", tile.upper())
+    if not match or not 1 <= int(match[1]) <= 60:
+        where = f"{region.path}, key 'mgrs'"
+        raise Problem(f"'{tile}' is not an MGRS tile", where=where, fix="a tile looks like 32TQR")
+    zone, band = int(match[1]), match[2]
+    letters = _COLUMNS[(zone - 1) % 3]
+    if match[3] not in letters:
+        fix = f"columns of zone {zone} are {letters}"
+        raise Problem(f"'{tile}' does not exist", where=f"{region.path}, key 'mgrs'", fix=fix)
+    west = (letters.index(match[3]) + 1) * 100_000
+    first = (_ROWS.index(match[4]) - (5 if zone % 2 == 0 else 0)) % 20 * 100_000
+    south_hemisphere = band < "N"
+    epsg = (32700 if south_hemisphere else 32600) + zone
+    # Row letters repeat every 2,000 km; the latitude band says which repetition is meant.
+    low = -80 + 8 * _BANDS.index(band)
+    high = low + (12 if band == "X" else 8)
+    middle = zone * 6 - 183
+    to_utm = transformer(4326, epsg)
+    bottom, top = (to_utm.transform(middle, lat)[1] for lat in (low, high))
+    candidates = np.arange(first, FALSE_NORTHING_M + 1, 2_000_000)
+    overlap = np.minimum(candidates + 100_000, top + 5_000) - np.maximum(candidates, bottom - 5_000)
+    south = float(candidates[np.argmax(overlap)])
+    if overlap.max() <= 0:
+        raise Problem(f"'{tile}' does not exist", where=f"{region.path}, key 'mgrs'", fix="check the band and row letters")
+    square = shapely.segmentize(shapely.box(west, south, west + 100_000, south + 100_000), 5_000)
+    return shapely.transform(square, lambda xy: np.column_stack(transformer(epsg, 4326).transform(*xy.T)))

@@ -1,0 +1,244 @@
+"""Rasters: the only module that opens them. A strip of a scene comes in as xarray, a chip goes out as numpy.
+
+A strip is an `xarray.Dataset` with one DataArray (band, y, x) per native resolution, CRS and transform on `.rio`.
+Chips are cut from strips: copied where the pixel lattices agree, resampled from the in-memory strip elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harmonize.problem import Problem
+
+if TYPE_CHECKING:
+    import rasterio.crs
+    import xarray as xr
+    from affine import Affine
+
+GDAL_OPTIONS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_HTTP_MULTIRANGE": "SERIAL",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
+    "CPL_VSIL_CURL_CACHE_SIZE": "134217728",
+    "GDAL_CACHEMAX": "256",
+    "GDAL_HTTP_MAX_RETRY": "8",
+    "GDAL_HTTP_RETRY_DELAY": "1",
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_HTTP_TIMEOUT": "60",
+}
+"""For remote COGs: no directory listings, few and retried range requests (GDAL user manual, configuration options)."""
+
+LATTICE_TOLERANCE_PX = 1e-3
+"""Lattices that agree to a thousandth of a pixel are one lattice: catalogues write transforms with float noise."""
+MARGIN_PX = 3
+"""Pixels read around what is asked, so that a kernel at the edge of a chip sees its neighbours."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a raster says of itself without reading a pixel."""
+
+    epsg: int | None
+    transform: Affine
+    shape: tuple[int, int]
+    bounds: tuple[float, float, float, float]
+
+
+class UnreadableRaster(Exception):
+    """A raster could not be opened or read; the message says why, without secrets of the address."""
+
+
+def open_raster(href: str) -> xr.DataArray:
+    """A raster as a lazy DataArray (band, y, x); nothing is read yet, nothing is cached or locked."""
+    import rasterio
+    import rasterio.errors
+    import rioxarray
+
+    try:
+        with rasterio.Env(**GDAL_OPTIONS):
+            opened = rioxarray.open_rasterio(href, cache=False, lock=False)
+    except rasterio.errors.RasterioIOError as error:
+        raise UnreadableRaster(f"{Path(href).name}: {_short(error)}") from None
+    if isinstance(opened, list) or not hasattr(opened, "rio"):
+        raise UnreadableRaster(f"{Path(href).name}: has several rasters inside")
+    if opened.rio.crs is None:
+        raise UnreadableRaster(f"{Path(href).name}: has no CRS")
+    return opened
+
+
+def header(href: str) -> Header:
+    """CRS, transform and shape of a raster."""
+    with open_raster(href) as raster:
+        crs = raster.rio.crs
+        return Header(crs.to_epsg(), raster.rio.transform(), (raster.rio.height, raster.rio.width), raster.rio.bounds())
+
+
+def read_window(href: str, bounds: tuple[float, float, float, float], margin_px: int = MARGIN_PX) -> xr.DataArray | None:
+    """All bands of the part of a raster that touches `bounds` (in its own CRS), with a margin; None if none does."""
+    import rasterio
+    import rasterio.errors
+
+    with rasterio.Env(**GDAL_OPTIONS), open_raster(href) as raster:
+        transform = raster.rio.transform()
+        inverse = ~transform
+        corners = [inverse * (x, y) for x in (bounds[0], bounds[2]) for y in (bounds[1], bounds[3])]
+        cols, rows = [c for c, _ in corners], [r for _, r in corners]
+        left, right = max(0, math.floor(min(cols)) - margin_px), min(raster.rio.width, math.ceil(max(cols)) + margin_px)
+        top, low = max(0, math.floor(min(rows)) - margin_px), min(raster.rio.height, math.ceil(max(rows)) + margin_px)
+        if left >= right or top >= low:
+            return None
+        try:
+            part = raster.isel(x=slice(left, right), y=slice(top, low)).load()
+        except (rasterio.errors.RasterioIOError, rasterio.errors.WindowError) as error:
+            raise UnreadableRaster(f"{Path(href).name}: {_short(error)}") from None
+    import affine
+
+    # isel keeps pixel-centre coordinates; writing the transform keeps it exact where the coordinates carry rounding.
+    return part.rio.write_transform(transform * affine.Affine.translation(left, top))
+
+
+def _short(error: Exception) -> str:
+    """The first line of a GDAL message with query strings (signatures) cut off."""
+    return str(error).splitlines()[0].split("?")[0][:200] if str(error) else type(error).__name__
+
+
+@dataclass(frozen=True)
+class Target:
+    """The pixels wanted: a square of one CRS at one resolution."""
+
+    epsg: int
+    west: float
+    north: float
+    resolution_m: float
+    side: int
+
+    @property
+    def transform(self) -> Affine:
+        from affine import Affine
+
+        return Affine(self.resolution_m, 0, self.west, 0, -self.resolution_m, self.north)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        length = self.side * self.resolution_m
+        return self.west, self.north - length, self.west + length, self.north
+
+
+def cut(strip: xr.DataArray, target: Target, how: str, nodata: float) -> np.ndarray:
+    """Pixels (C, side, side) of a target out of a strip, `nodata` where the strip has none.
+
+    `how` is nearest or bilinear. On one lattice pixels are copied. A strip finer than the target is averaged down
+    onto it (area-weighted, valid pixels only, rounded for integers). From another CRS the chip is warped with
+    XSCALE = YSCALE = 1, because GDAL otherwise picks its kernel from the destination's extent.
+    """
+    transform = strip.rio.transform()
+    same_crs = strip.rio.crs.to_epsg() == target.epsg
+    if same_crs and _one_lattice(transform, target):
+        return _copy(strip.values, transform, target, nodata)
+    finer = same_crs and transform.a < target.resolution_m * (1 - 1e-6)
+    if not same_crs:
+        finer = _pixel_m(strip) < target.resolution_m * 0.75
+    return _warp(strip.values, transform, strip.rio.crs, target, "average" if finer else how, nodata, same_crs)
+
+
+def _one_lattice(transform: Affine, target: Target) -> bool:
+    if transform.b or transform.d or abs(transform.a - target.resolution_m) > 1e-9 or transform.e != -transform.a:
+        return False
+    dx, dy = (target.west - transform.c) / transform.a, (target.north - transform.f) / transform.a
+    return max(abs(dx - round(dx)), abs(dy - round(dy))) < LATTICE_TOLERANCE_PX
+
+
+def _copy(values: np.ndarray, transform: Affine, target: Target, nodata: float) -> np.ndarray:
+    out = np.full((values.shape[0], target.side, target.side), nodata, values.dtype)
+    left = round((target.west - transform.c) / transform.a)
+    top = round((transform.f - target.north) / transform.a)
+    rows = slice(max(top, 0), min(top + target.side, values.shape[1]))
+    cols = slice(max(left, 0), min(left + target.side, values.shape[2]))
+    if rows.start < rows.stop and cols.start < cols.stop:
+        out[:, rows.start - top : rows.stop - top, cols.start - left : cols.stop - left] = values[:, rows, cols]
+    return out
+
+
+def _warp(
+    values: np.ndarray,
+    transform: Affine,
+    crs: rasterio.crs.CRS,
+    target: Target,
+    how: str,
+    nodata: float,
+    same_crs: bool,
+) -> np.ndarray:
+    from rasterio.enums import Resampling
+    from rasterio.warp import reproject
+
+    out = np.full((values.shape[0], target.side, target.side), nodata, values.dtype)
+    options: dict[str, Any] = {} if same_crs else {"XSCALE": "1", "YSCALE": "1"}
+    # Band by band: warped together, GDAL takes a pixel for valid when any of its bands is.
+    for source, destination in zip(values, out, strict=True):
+        reproject(
+            np.ascontiguousarray(source),
+            destination,
+            src_transform=transform,
+            src_crs=crs,
+            dst_transform=target.transform,
+            dst_crs=f"EPSG:{target.epsg}",
+            src_nodata=nodata,
+            dst_nodata=nodata,
+            resampling=Resampling[how],
+            **options,
+        )
+    return out
+
+
+def _pixel_m(strip: xr.DataArray) -> float:
+    """Size of a strip's pixels in metres; degrees count as 111.32 km."""
+    size = abs(strip.rio.transform().a)
+    return size * 111_320 if strip.rio.crs.is_geographic else size
+
+
+def bounds_in(bounds: tuple[float, float, float, float], epsg: int, crs: Any) -> tuple[float, float, float, float]:
+    """Bounds of one CRS as the enclosing bounds of another (21 points an edge)."""
+    from rasterio.warp import transform_bounds
+
+    return transform_bounds(f"EPSG:{epsg}", crs, *bounds, densify_pts=21)
+
+
+OUTSIDE = -32768
+"""Stands for no label in class rasters, which hold small non-negative codes."""
+
+
+def read_classes(href: str, epsg: int, bounds: tuple[float, float, float, float]) -> xr.DataArray | None:
+    """Class codes (y, x) as int32 around bounds of another CRS; the file's own nodata becomes OUTSIDE. None: no overlap."""
+    import rioxarray.exceptions
+
+    raster = open_raster(href).isel(band=0, drop=True)
+    margin = MARGIN_PX * abs(raster.rio.transform().a)
+    west, south, east, north = bounds_in(bounds, epsg, raster.rio.crs)
+    try:
+        part = raster.rio.clip_box(west - margin, south - margin, east + margin, north + margin).load()
+    except rioxarray.exceptions.NoDataInBounds:
+        return None
+    codes = part.values.astype(np.int32)
+    nodata = raster.rio.nodata
+    if nodata is not None:
+        codes = np.where(part.values == nodata, OUTSIDE, codes)
+    return part.copy(data=codes).rio.write_nodata(OUTSIDE)
+
+
+def class_pixels(classes: xr.DataArray, target: Target) -> np.ndarray:
+    """Codes (side, side) on a target's pixels, nearest; OUTSIDE where the raster has none."""
+    from rasterio.enums import Resampling
+
+    return classes.rio.reproject(
+        f"EPSG:{target.epsg}",
+        shape=(target.side, target.side),
+        transform=target.transform,
+        resampling=Resampling.nearest,
+        nodata=OUTSIDE,
+    ).values

@@ -1,0 +1,98 @@
+"""Receipt: what a stage did, written last, so that its existence means the stage is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.store import file_sha256
+
+if TYPE_CHECKING:
+    from pipeline.store import Store
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A file that is not ours but decides what a stage writes: a crosswalk, an item, a raster."""
+
+    path: str
+    """Relative to the region's manifest, so that a moved checkout needs no re-run."""
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    stage: str
+    version: int
+    params: dict[str, Any]
+    inputs: dict[str, str]
+    """Stage -> identity of its receipt."""
+    outside: tuple[Outside, ...]
+    outputs: dict[str, str]
+    """File below the region's folder -> sha256."""
+    rows_in: int
+    kept: int
+    dropped: dict[str, int]
+    losers: dict[str, int] = field(default_factory=dict)
+    """Candidates that were not chosen, by reason (they never were rows)."""
+    notes: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def identity(self) -> str:
+        """Hash of what decides the outputs and of the outputs; free of clocks, mtimes and machines."""
+        parts = [self.stage, self.version, self.params, self.inputs, self.outputs]
+        return digest([*parts, [[o.path, o.sha256] for o in self.outside]])
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of a JSON value, keys sorted."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def receipt_name(stage: str) -> str:
+    return f"receipts/{stage}.json"
+
+
+def write_receipt(store: Store, receipt: Receipt) -> None:
+    store.write(receipt_name(receipt.stage), (json.dumps(asdict(receipt), indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_receipt(store: Store, stage: str) -> Receipt | None:
+    """The receipt of a stage, None where there is none or it is unreadable (the stage then runs again)."""
+    name = receipt_name(stage)
+    if not store.exists(name):
+        return None
+    try:
+        data = json.loads(store.read(name))
+        data["outside"] = tuple(Outside(**o) for o in data["outside"])
+        data["notes"] = tuple(data["notes"])
+        return Receipt(**data)
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def look_at(paths: list[Path], base: Path, before: Receipt | None) -> tuple[Outside, ...]:
+    """The outside files as they are now; a file whose size and mtime stand as before is not read again."""
+    known = {o.path: o for o in before.outside} if before else {}
+    seen = []
+    for path in sorted(set(paths)):
+        name = Path(os.path.relpath(path, base)).as_posix()
+        stat = path.stat()
+        old = known.get(name)
+        if old and (old.size, old.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+            seen.append(old)
+        else:
+            seen.append(Outside(name, stat.st_size, stat.st_mtime_ns, file_sha256(path)))
+    return tuple(seen)

@@ -1,0 +1,209 @@
+"""Region: the manifest of where, when and what a corpus is (manifests/regions/*.toml)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from harmonize.problem import Problem, nearest
+from pipeline.manifest import Manifest, parse, read_toml
+from pipeline.source import Source, known_sources, load_sources
+
+Share = Field(ge=0, le=1)
+
+
+class Imagery(Manifest):
+    """One use of an imagery source."""
+
+    source: str
+    per_cell: int = Field(default=2, ge=1)
+    orbit: Literal["any", "ascending", "descending"] = "any"
+    max_days_apart: float = Field(default=6, ge=0)
+    """Days between an S1 acquisition and the S2 acquisition it goes with."""
+
+
+class LabelUse(Manifest):
+    """One use of a label source; the order in the manifest is the order of precedence."""
+
+    source: str
+    href: str | None = None
+    date: dt.date | None = None
+    """Day an undated file shows."""
+
+
+class Event(Manifest):
+    """A crisis event: where its extent comes from and how long it can be seen."""
+
+    id: str | None = None
+    kind: Literal["flood", "fire", "earthquake"]
+    source: Literal["cems", "geojson", "shakemap", "effis"]
+    href: str
+    analysed: str | None = None
+    start: dt.date | None = None
+    effect_days: int | None = Field(default=None, ge=1)
+    min_event_share: float = Field(default=0.05, gt=0, le=1)
+    before: int = Field(default=1, ge=0)
+    before_days: int = Field(default=60, ge=1)
+    after: int = Field(default=2, ge=0)
+
+
+class Captions(Manifest):
+    style: Literal["paper", "rich"] = "paper"
+    min_share: float = Field(default=0.05, ge=0, le=1)
+    """Area share from which a class counts; 0 = any pixel."""
+
+
+class Split(Manifest):
+    method: Literal["spatial", "stratified"] = "spatial"
+    block_km: float = Field(default=12, gt=0)
+    events: Literal["whole", "blocks"] = "whole"
+    train: float = Share
+    val: float = Share
+    test: float = Share
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        """Shares default to 0.7 / 0.1 / 0.2; for the paper's protocol to 0.18 / 0.02 / 0.8 (val is carved from train)."""
+        if not isinstance(data, dict) or {"train", "val", "test"} & set(data):
+            return data
+        paper = data.get("method") == "stratified"
+        return {**data, **({"train": 0.18, "val": 0.02, "test": 0.8} if paper else {"train": 0.7, "val": 0.1, "test": 0.2})}
+
+    @model_validator(mode="after")
+    def _sum(self) -> Split:
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + test is {total:g} | make them sum to 1")
+        return self
+
+
+class Shards(Manifest):
+    quicklook: bool = True
+    shard_mb: float = Field(default=256, gt=0)
+    seed: int = 0
+
+
+class Region(Manifest):
+    """Where, when and what."""
+
+    path: Path = Field(exclude=True, default=Path())
+    """The file this was read from; not part of any hash."""
+
+    name: str
+    bounds: tuple[float, float, float, float] | None = None
+    """west, south, east, north in degrees (EPSG:4326)."""
+    geometry: str | None = None
+    mgrs: tuple[str, ...] | None = None
+    start: dt.date
+    end: dt.date
+    size_px: int = Field(default=120, gt=0)
+    """Side of a chip in 10 m pixels; a multiple of 6, so that 20 m and 60 m pixels nest."""
+    max_cloud: float = Field(default=0.10, ge=0, le=1)
+    max_nodata: float = Field(default=0.05, ge=0, le=1)
+    imagery: tuple[Imagery, ...] = Field(min_length=1)
+    labels: tuple[LabelUse, ...] = ()
+    events: tuple[Event, ...] = ()
+    captions: Captions = Captions()
+    split: Split = Field(default_factory=lambda: Split.model_validate({}))
+    shards: Shards = Shards()
+    sources: dict[str, Source] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", value):
+            raise ValueError(f"'{value}' names a folder | use lower-case letters, digits, - and _")
+        return value
+
+    @field_validator("size_px")
+    @classmethod
+    def _nests(cls, value: int) -> int:
+        if value % 6:
+            below = value // 6 * 6
+            raise ValueError(f"{value} is not a multiple of 6, so 60 m pixels do not nest | use {below} or {below + 6}")
+        return value
+
+    @field_validator("bounds")
+    @classmethod
+    def _bounds(cls, value: tuple[float, float, float, float] | None) -> Any:
+        if value is None:
+            return value
+        west, south, east, north = value
+        if west >= east:
+            raise ValueError(
+                f"west {west:g} is not less than east {east:g} | order: west, south, east, north; "
+                "for a region across the antimeridian use geometry with two parts"
+            )
+        if south >= north:
+            raise ValueError(f"south {south:g} is not less than north {north:g} | order: west, south, east, north")
+        if west < -180 or east > 180 or south < -90 or north > 90:
+            raise ValueError("bounds are outside the world | give degrees, longitude -180..180, latitude -90..90")
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Region:
+        places = [key for key in ("bounds", "geometry", "mgrs") if getattr(self, key) is not None]
+        if len(places) != 1:
+            said = " and ".join(places) or "none"
+            raise ValueError(f"a region needs one of bounds, geometry, mgrs; here: {said} | keep one")
+        if self.end < self.start:
+            raise ValueError(f"end {self.end} is before start {self.start} | swap them")
+        return self
+
+    def source(self, name: str) -> Source:
+        return self.sources[name]
+
+    def relative(self, path: str) -> Path:
+        """A path of this manifest; relative paths start at its folder."""
+        return self.path.parent / path
+
+
+def load_region(path: str | Path) -> Region:
+    """The region of a manifest file, with every source it uses resolved and checked.
+
+    Raises Problem, naming file, key and fix, for anything a person got wrong.
+    """
+    path = Path(path)
+    data = read_toml(path)
+    own = load_sources(data.pop("sources", {}), path, "sources.")
+    region = parse(Region, {**data, "path": path}, path)
+    if region.name != path.stem:
+        raise Problem(
+            f"name is '{region.name}' but the file is called '{path.name}'",
+            where=f"{path}, key 'name'",
+            fix=f"write name = \"{path.stem}\", or rename the file to {region.name}.toml",
+        )
+    known = {**known_sources(), **own}
+    uses = [(f"imagery[{k}]", use.source, "imagery") for k, use in enumerate(region.imagery)]
+    uses += [(f"labels[{k}]", use.source, "labels") for k, use in enumerate(region.labels)]
+    for key, name, kind in uses:
+        _check_use(path, key, name, kind, known)
+    used = {name: known[name] for _, name, _ in uses}
+    for k, use in enumerate(region.labels):
+        _check_label(path, k, use, used[use.source])
+    return region.model_copy(update={"sources": used})
+
+
+def _check_use(path: Path, key: str, name: str, kind: str, known: dict[str, Source]) -> None:
+    where = f"{path}, key '{key}.source'"
+    if name not in known:
+        raise Problem(
+            f"unknown source '{name}'", where=where, fix=nearest(name, known) + "; or add a table [sources." + name + "]"
+        )
+    if known[name].kind != kind:
+        fix = f"use a source of kind '{kind}'"
+        raise Problem(f"source '{name}' is of kind '{known[name].kind}'", where=where, fix=fix)
+
+
+def _check_label(path: Path, k: int, use: LabelUse, source: Source) -> None:
+    if not (use.href or source.href or source.items or source.api):
+        raise Problem(
+            f"label source '{use.source}' does not say where its file is",
+            where=f"{path}, key 'labels[{k}].href'",
+            fix="add href = 'path/to/file.tif' there, or items / api to the source",
+        )

@@ -1,0 +1,112 @@
+"""The sample contract: what one chip looks like inside a shard, in memory and in the index.
+
+This is the only module of `pipeline` that `train` may import, so it needs numpy and the standard library alone.
+Layout and order of the bands: one array per native resolution, never resampled to 10 m on disk (DESIGN §4, §5).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+FORMAT_VERSION = 1
+"""Version of the shard layout, written into shards.json; a reader refuses any other."""
+
+Sensor = Literal["s1", "s2"]
+SENSORS: tuple[Sensor, ...] = ("s1", "s2")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Bands of one sensor that share a native resolution, stored as one array (C, H, W)."""
+
+    name: str
+    """Member name in the tar without `.npy`, also the column prefix in the index: `10m`, `20m` or `60m`."""
+    resolution_m: int
+    bands: tuple[str, ...]
+    """Order along C."""
+
+
+GROUPS: dict[str, tuple[Group, ...]] = {
+    "s2": (
+        Group("10m", 10, ("B02", "B03", "B04", "B08")),
+        Group("20m", 20, ("B05", "B06", "B07", "B8A", "B11", "B12")),
+        Group("60m", 60, ("B01", "B09")),
+    ),
+    "s1": (Group("10m", 10, ("VV", "VH")),),
+}
+DTYPE: dict[str, str] = {"s2": "uint16", "s1": "float16"}
+"""s2: reflectance x 10000 with the baseline offset removed, 0 = nodata. s1: gamma0 in dB, NaN = nodata."""
+UNIT: dict[str, str] = {"s2": "reflectance x 10000", "s1": "gamma0 dB"}
+CANONICAL_BANDS: dict[str, tuple[str, ...]] = {
+    "s2": ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"),
+    "s1": ("VV", "VH"),
+}
+"""Order wherever the bands of a sensor are stacked into one array."""
+
+
+def group_shape(group: Group, size_px: int) -> tuple[int, int, int]:
+    """Shape (C, H, W) of a group in a chip of `size_px` 10 m pixels."""
+    side = size_px * 10 // group.resolution_m
+    return len(group.bands), side, side
+
+
+def to_npy(array: np.ndarray) -> bytes:
+    """`.npy` bytes, format 1.0, C order: the uncompressed member of a shard."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def from_npy(data: bytes) -> np.ndarray:
+    """Array of `.npy` bytes; object arrays (pickles) are refused."""
+    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+
+
+def arrays_sha256(arrays: list[np.ndarray]) -> str:
+    """sha256 (hex) of the raw little-endian bytes of a sample's arrays, in member order 10m, 20m, 60m."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def stack_canonical(arrays: dict[str, np.ndarray], sensor: str) -> np.ndarray:
+    """All bands of one chip on the 10 m grid, (12, H, W) or (2, H, W), coarser bands repeated, canonical order."""
+    side = arrays["10m"].shape[-1]
+    planes: dict[str, np.ndarray] = {}
+    for group in GROUPS[sensor]:
+        repeat = side // arrays[group.name].shape[-1]
+        grown = arrays[group.name].repeat(repeat, axis=-2).repeat(repeat, axis=-1)
+        planes.update(zip(group.bands, grown, strict=True))
+    return np.stack([planes[band] for band in CANONICAL_BANDS[sensor]])
+
+
+def quicklook(arrays: dict[str, np.ndarray], sensor: str) -> np.ndarray:
+    """RGB uint8 (H, W, 3) with a fixed stretch, so that looks are comparable across chips.
+
+    s2: B04 B03 B02, reflectance 0-0.3. s1: VV, VH, VV-VH. VV and VH from -25 to 0 dB, the difference from 0 to 25 dB
+    (it is positive over nearly all land, so the same 25 dB width reads best). Nodata is black.
+    """
+    ten = arrays["10m"]
+    if sensor == "s2":
+        rgb = ten[[2, 1, 0]].astype(np.float32) / 3000.0
+    else:
+        vv, vh = ten.astype(np.float32)
+        rgb = np.stack([(vv + 25) / 25, (vh + 25) / 25, (vv - vh) / 25])
+    rgb = np.nan_to_num(np.clip(rgb, 0, 1), nan=0.0)
+    return (rgb.transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8)
+
+
+def quicklook_jpeg(arrays: dict[str, np.ndarray], sensor: str) -> bytes:
+    """The quick look as JPEG bytes (quality 90, 4:4:4), the `.jpg` member."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(quicklook(arrays, sensor)).save(buffer, "JPEG", quality=90, subsampling=0)
+    return buffer.getvalue()

@@ -1,0 +1,150 @@
+"""Stage screen: scene x cells -> candidates, with how much of each cell the scene covers and its SCL classes.
+
+Thresholds come later (stage chips), so they can change without reading the scene classes again.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from pipeline import tables
+from pipeline.grid import Cell, centres, transformer
+from pipeline.receipt import digest
+from pipeline.region import Region
+from pipeline.work import Outcome, Work
+
+VERSION = 1
+SCL_ROWS = 24
+"""Cell rows read at once from the scene classes: 24 x 1.2 km of a 20 m band is one strip of 16 MB."""
+
+
+def params(region: Region) -> dict[str, Any]:
+    place = [region.bounds, region.geometry, region.mgrs]
+    return {"size_px": region.size_px, "place": place, "max_cloud_asked": region.max_cloud < 1}
+
+
+def screen_scenes(work: Work) -> Outcome:
+    """One file of candidates per scene; a scene whose file is there already is not read again."""
+    scenes = work.rows("scenes")
+    grid = _Grid(work.cells)
+    files, count, notes = {}, 0, []
+    for scene in work.track(scenes, len(scenes), "screen"):
+        rows, name = _candidates(scene, grid, work)
+        count += len(rows)
+        files[name] = _write(work, name, rows, scene)
+    if not work.cells:
+        notes.append("no cell has its centre in the region: it is smaller than a chip")
+    work.store.sweep("screen", set(files))
+    return Outcome(rows_in=count, files=files, kept=count, notes=notes)
+
+
+class _Grid:
+    """The region's cells with their centres, to find those near a footprint."""
+
+    def __init__(self, cells: list[Cell]) -> None:
+        self.cells = np.array(cells, object)
+        self.lon, self.lat = np.zeros(len(cells)), np.zeros(len(cells))
+        epsg = np.array([c.epsg for c in cells], int)
+        for code in np.unique(epsg):
+            mine = np.flatnonzero(epsg == code)
+            self.lon[mine], self.lat[mine] = centres([cells[k] for k in mine])
+
+    def near(self, bounds: tuple[float, float, float, float], side_m: float) -> list[Cell]:
+        lat_margin = side_m / 111_000
+        lon_margin = lat_margin / max(0.05, float(np.cos(np.radians(max(abs(bounds[1]), abs(bounds[3]))))))
+        west, south, east, north = bounds
+        inside = (self.lon > west - lon_margin) & (self.lon < east + lon_margin)
+        inside &= (self.lat > south - lat_margin) & (self.lat < north + lat_margin)
+        return list(self.cells[inside])
+
+
+def _candidates(scene: dict[str, Any], grid: _Grid, work: Work) -> tuple[list[dict[str, Any]], str]:
+    """Candidate rows of a scene, without scene classes, and the file name they belong in."""
+    import shapely
+
+    footprint = shapely.from_wkb(scene["geometry"])
+    side = work.region.size_px * 10
+    rectangle = shapely.box(scene["west"], scene["south"], scene["east"], scene["north"])
+    rows = []
+    cells = grid.near(footprint.bounds, side)
+    for epsg in sorted({c.epsg for c in cells}):
+        mine = [c for c in cells if c.epsg == epsg]
+        squares = shapely.box(*np.array([c.bounds for c in mine], float).T)
+        coverage = np.minimum(
+            _share_inside(squares, epsg, rectangle, scene["epsg"]), _share_inside(squares, epsg, footprint, 4326)
+        )
+        rows += [
+            {
+                "cell": cell.name,
+                "scene": scene["scene"],
+                "source": scene["source"],
+                "sensor": scene["sensor"],
+                "coverage": round(float(share), 6),
+                "screened": False,
+                **dict.fromkeys(tables.SCL_COLUMNS),
+            }
+            for cell, share in zip(mine, coverage, strict=True)
+            if share > 0
+        ]
+    wanted = scene["scene_classes"] is not None and work.region.max_cloud < 1
+    key = digest([VERSION, scene["scene"], scene["source"], scene["scene_classes"] if wanted else None, rows])
+    return rows, f"screen/{file_stem(scene['scene'])}-{key[:12]}.parquet"
+
+
+def _share_inside(squares: np.ndarray, epsg: int, shape: Any, shape_epsg: int) -> np.ndarray:
+    """Share of each square (metres of `epsg`) that lies in a shape of another CRS."""
+    import shapely
+
+    if epsg != shape_epsg:
+        squares = shapely.segmentize(squares, float(shapely.length(squares[0])) / 16)
+        move = functools.partial(_move, source=epsg, target=shape_epsg)
+        squares = shapely.transform(squares, move)
+    shapely.prepare(shape)
+    return shapely.area(shapely.intersection(squares, shape)) / shapely.area(squares)
+
+
+def _move(xy: np.ndarray, source: int, target: int) -> np.ndarray:
+    return np.column_stack(transformer(source, target).transform(*xy.T))
+
+
+def file_stem(scene: str) -> str:
+    """A scene's id as a file name: ids come from catalogues and may hold anything."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in scene)[:120]
+
+
+def _write(work: Work, name: str, rows: list[dict[str, Any]], scene: dict[str, Any]) -> str:
+    from pipeline.store import file_sha256
+
+    if work.store.exists(name):
+        return file_sha256(work.store.local(name))
+    if scene["scene_classes"] is not None and work.region.max_cloud < 1:
+        _add_scene_classes(rows, work.openable(scene["scene_classes"]))
+    return tables.write_table(work.store, name, tables.table_of(rows, tables.SCREEN), tables.SCREEN)
+
+
+def _add_scene_classes(rows: list[dict[str, Any]], href: str) -> None:
+    """Fill in the share of each SCL class; a cell's pixels outside the raster count as class 0, no data."""
+    from pipeline import raster
+    from pipeline.grid import parse_cell
+
+    cells = [(row, parse_cell(row["cell"])) for row in rows]
+    strips: dict[tuple[int, int], list[tuple[dict[str, Any], Cell]]] = {}
+    for row, cell in cells:
+        strips.setdefault((cell.epsg, cell.row // SCL_ROWS), []).append((row, cell))
+    crs = raster.header(href).epsg
+    for (epsg, _), members in sorted(strips.items()):
+        boxes = np.array([cell.bounds for _, cell in members], float)
+        bounds = (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))
+        strip = raster.read_window(href, raster.bounds_in(bounds, epsg, crs) if crs != epsg else bounds)
+        for row, cell in members:
+            west, _, _, north = cell.bounds
+            target = raster.Target(epsg, west, north, 20, cell.size_px // 2)
+            shares = np.eye(1, 12)[0] if strip is None else _class_shares(raster.cut(strip, target, "nearest", 0))
+            row.update(dict(zip(tables.SCL_COLUMNS, map(float, shares), strict=True)), screened=True)
+
+
+def _class_shares(classes: np.ndarray) -> np.ndarray:
+    return np.bincount(np.clip(classes.ravel(), 0, 11), minlength=12) / classes.size

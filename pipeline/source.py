@@ -1,0 +1,110 @@
+"""Source: a collection of imagery or labels somewhere, as manifests/sources.toml describes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from harmonize.problem import Problem
+from pipeline.manifest import Manifest, parse, read_toml
+from pipeline.sample import CANONICAL_BANDS
+
+
+class Source(Manifest):
+    """Where a collection is, which assets it has and what their numbers mean."""
+
+    base: Path = Field(exclude=True, default=Path())
+    """Folder of the manifest this source stands in; relative paths start here. Not part of any hash."""
+
+    kind: Literal["imagery", "labels"]
+    sensor: Literal["s1", "s2"] | None = None
+    api: str | None = None
+    items: str | None = None
+    href: str | None = None
+    collection: str | None = None
+    sign: Literal["none", "planetary-computer", "requester-pays"] = "none"
+    baseline_offset: bool = False
+    """Subtract 1000 from items of baseline >= 04.00 (false where the provider has done it)."""
+    assets: dict[str, str] = Field(default_factory=dict)
+    """Band -> asset key of the STAC item."""
+    scene_classes: str | None = None
+    """Asset key of the scene classification (SCL); absent: no screening by cloud."""
+    unit: Literal["power", "db", "amplitude"] = "power"
+    nodata: float | tuple[float, ...] = ()
+    licence: str = "unknown"
+    crosswalk: str | None = None
+    """Name of a CSV in manifests/labels, or a path to one."""
+    asset: str | None = None
+    attribute: str | None = None
+    """Field of a vector file that holds the class code."""
+    layer: str | None = None
+
+    @property
+    def nodata_values(self) -> tuple[float, ...]:
+        return self.nodata if isinstance(self.nodata, tuple) else (self.nodata,)
+
+    @field_validator("href", "items", "api")
+    @classmethod
+    def _not_empty(cls, value: str | None) -> str | None:
+        if value == "":
+            raise ValueError("must not be empty | give a path or an address")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Source:
+        if self.kind == "imagery":
+            self._check_imagery()
+        elif self.crosswalk is None:
+            raise ValueError("a labels source needs a crosswalk | add crosswalk = 'corine' or the path of a CSV")
+        return self
+
+    def _check_imagery(self) -> None:
+        if self.sensor is None:
+            raise ValueError("an imagery source needs a sensor | add sensor = 's2' or sensor = 's1'")
+        if not self.api and not self.items:
+            raise ValueError("an imagery source needs items or an api | add items = 'folder/*.json' or api = 'https://…'")
+        wanted = CANONICAL_BANDS[self.sensor]
+        missing = [band for band in wanted if band not in self.assets]
+        if missing:
+            raise ValueError(f"no asset is named for {', '.join(missing)} | complete assets = {{ … }}")
+        extra = [band for band in self.assets if band not in wanted]
+        if extra:
+            raise ValueError(f"{', '.join(extra)} is no band of {self.sensor} | bands: {', '.join(wanted)}")
+
+    def path_of(self, href: str) -> str:
+        """`href` as something that can be opened: a URL as it is, a path relative to the manifest."""
+        return href if "://" in href or href.startswith("/vsi") else str(self.base / href)
+
+
+def manifests_folder() -> Path:
+    """`manifests/` of the folder we run in, else of the checkout this package stands in."""
+    here = Path("manifests")
+    return here if here.is_dir() else Path(__file__).resolve().parent.parent / "manifests"
+
+
+def load_sources(data: dict[str, Any], path: Path, prefix: str = "") -> dict[str, Source]:
+    """Sources of one file, by name."""
+    found = {}
+    for name, table in data.items():
+        if not isinstance(table, dict):
+            raise Problem(f"'{prefix}{name}' is not a table", where=str(path), fix=f"write [{prefix}{name}]")
+        if "base" in table:
+            raise Problem(f"unknown key '{prefix}{name}.base'", where=str(path), fix="remove it")
+        found[name] = parse(Source, {**table, "base": path.parent}, path, f"{prefix}{name}.")
+    return found
+
+
+def known_sources() -> dict[str, Source]:
+    """All sources of manifests/sources.toml."""
+    path = manifests_folder() / "sources.toml"
+    return load_sources(read_toml(path), path) if path.exists() else {}
+
+
+def crosswalk_path(source: Source) -> Path:
+    """The CSV a labels source is translated with."""
+    name = source.crosswalk or ""
+    if name.endswith(".csv"):
+        return source.base / name
+    return manifests_folder() / "labels" / f"{name}.csv"

@@ -1,0 +1,87 @@
+"""Vector files: reading them with clear errors, and exact area shares of their codes in a cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harmonize.problem import Problem, nearest
+
+if TYPE_CHECKING:
+    import geopandas
+
+SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")
+
+
+def read_vector(path: Path, where: str, layer: str | None = None) -> geopandas.GeoDataFrame:
+    """Features of a vector file, in file order. No file, no feature or no CRS is a Problem."""
+    import geopandas
+    import pyogrio.errors
+
+    if not path.exists():
+        raise Problem(f"there is no file {path}", where=where, fix="check the path; it is relative to the manifest's folder")
+    try:
+        frame = (
+            geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path, layer=layer)
+        )
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
+        raise Problem(f"this vector file cannot be read: {error}", where=str(path), fix="check the file and its layer") from None
+    frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
+    if frame.empty:
+        raise Problem("this vector file has no feature with a geometry", where=str(path), fix="check its layer")
+    if frame.crs is None:
+        raise Problem("this vector file does not say its CRS", where=str(path), fix="add it (a .prj beside a .shp)")
+    return frame
+
+
+def read_codes(path: Path, attribute: str | None, where: str, layer: str | None = None) -> geopandas.GeoDataFrame:
+    """Polygons of a land-cover file with their code as text in the column `code`."""
+    frame = read_vector(path, where, layer)
+    if attribute is None or attribute not in frame.columns:
+        said = f"'{attribute}' is no field" if attribute else "no attribute is named that holds the code"
+        fix = nearest(attribute or "", [c for c in frame.columns if c != "geometry"])
+        raise Problem(f"{said} of {path.name}", where=where, fix=f"set attribute; {fix}")
+    frame = frame[[attribute, "geometry"]].rename(columns={attribute: "code"})
+    frame["code"] = frame["code"].map(_code_text)
+    frame["geometry"] = frame.geometry.make_valid()
+    return frame.reset_index(drop=True)
+
+
+def _code_text(value: object) -> str:
+    """'231' for 231, 231.0 and ' 231 '."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
+
+
+def cell_shares(frame: geopandas.GeoDataFrame, epsg: int, bounds: tuple[float, float, float, float]) -> dict[str, float]:
+    """code -> share of the cell's area. Where polygons overlap, the one that stands first in the file counts.
+
+    frame in any CRS; bounds of the cell in metres of `epsg`. Edges are densified before the change of CRS.
+    """
+    import shapely
+
+    square = shapely.box(*bounds)
+    local = outline_in(square, epsg, frame.crs)
+    near = frame.iloc[sorted(frame.sindex.query(local, predicate="intersects"))]
+    if near.empty:
+        return {}
+    clipped = near.assign(geometry=near.geometry.intersection(local.buffer(local.length / 100)))
+    polygons = clipped.set_geometry(clipped.geometry.segmentize(max(local.length / 200, 1e-9))).to_crs(epsg)
+    shares: dict[str, float] = {}
+    taken = shapely.Polygon()
+    for code, polygon in zip(polygons["code"], polygons.geometry, strict=True):
+        part = shapely.intersection(shapely.make_valid(polygon), square)
+        fresh = shapely.difference(part, taken)
+        if fresh.area > 0:
+            shares[code] = shares.get(code, 0.0) + fresh.area / square.area
+            taken = shapely.union(taken, fresh)
+    return shares
+
+
+def outline_in(square: object, epsg: int, crs: object) -> object:
+    """A cell's square, densified, in another CRS."""
+    import geopandas
+    import shapely
+
+    return geopandas.GeoSeries([shapely.segmentize(square, square.length / 40)], crs=epsg).to_crs(crs).iloc[0]

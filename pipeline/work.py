@@ -1,0 +1,77 @@
+"""What a stage is given and what it gives back."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import shapely
+
+    from pipeline.grid import Cell
+    from pipeline.region import Region
+    from pipeline.store import Store
+
+T = TypeVar("T")
+
+
+@dataclass
+class Work:
+    """A stage's inputs: the region, the folder it writes to, and the tables of the stages it reads."""
+
+    region: Region
+    store: Store
+    tables: dict[str, pa.Table]
+    digests: dict[str, str] = field(default_factory=dict)
+    """sha256 of outside files, by absolute path."""
+    quiet: bool = False
+
+    @functools.cached_property
+    def area(self) -> shapely.Geometry:
+        """The region's geometry, EPSG:4326."""
+        from pipeline.place import area_of
+
+        return area_of(self.region)
+
+    @functools.cached_property
+    def cells(self) -> list[Cell]:
+        """The region's cells, sorted."""
+        from pipeline.grid import cells_of
+
+        return cells_of(self.area, self.region.size_px)
+
+    def rows(self, stage: str) -> list[dict[str, Any]]:
+        return self.tables[stage].to_pylist()
+
+    def track(self, things: Iterable[T], total: int, what: str) -> Iterator[T]:
+        """The things, with a progress bar (rate and remaining time) where somebody looks."""
+        from pipeline.progress import track
+
+        return track(things, total, what, quiet=self.quiet)
+
+    def openable(self, href: str) -> str:
+        """An href of the scenes table as something that can be opened; local ones are relative to the manifest."""
+        return href if "://" in href else str((self.region.path.parent / href).resolve())
+
+
+@dataclass
+class Outcome:
+    """A stage's result: one table, or files it has written itself, and the count of every row."""
+
+    rows_in: int
+    table: pa.Table | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    """File below the region's folder -> sha256, for what the stage wrote itself."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    kept: int | None = None
+    """Rows that go on; taken from the table's `dropped` column where there is one."""
+    losers: Counter[str] = field(default_factory=Counter)
+    """Candidates that were not chosen, by reason; they are no rows."""
+    notes: list[str] = field(default_factory=list)
+    outside: list[Path] = field(default_factory=list)
+    """Further outside files that the stage found it depends on."""
