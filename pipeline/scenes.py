@@ -35,7 +35,7 @@ def params(region: Region) -> dict[str, Any]:
 
 
 def outside(region: Region) -> list[Path]:
-    files = [region.relative(region.geometry)] if region.geometry else []
+    files = region_files(region)
     for k, use in enumerate(region.imagery):
         source = region.source(use.source)
         if source.items:
@@ -242,3 +242,8 @@ def _agree(a: Any, b: Any) -> bool:
     """Footprints agree when they share 90 % of the smaller one."""
     smaller = min(a.area, b.area)
     return smaller > 0 and a.intersection(b).area / smaller > 0.9
+
+
+def region_files(region: Region) -> list[Path]:
+    """The geometry file, where the manifest names one."""
+    return [region.relative(region.geometry)] if region.geometry else []

@@ -1,0 +1,142 @@
+"""python -m pipeline                     prints the stages
+python -m pipeline STAGE REGION           runs one stage alone
+python -m pipeline build REGION --to shards    runs what is not up to date, upstream first
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harmonize.problem import Problem
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False)
+
+RegionArg = Annotated[Path, typer.Argument(help="a region's manifest, e.g. manifests/regions/veneto-2018.toml")]
+Out = Annotated[str, typer.Option("--out", help="folder or bucket that holds one folder per region")]
+DATA = "data"
+
+
+@app.callback(invoke_without_command=True)
+def overview(context: typer.Context) -> None:
+    """From a region manifest to shards. Without a command: the stages, with what each reads and writes."""
+    if context.invoked_subcommand is None:
+        from pipeline.stages import STAGES
+
+        for stage in STAGES.values():
+            reads = ", ".join(stage.reads) or "the manifest"
+            print(f"{stage.name:<9} {reads:<24} -> {stage.writes:<17} {stage.does}")
+        print("\npython -m pipeline STAGE REGION runs one alone; --help lists the other commands")
+
+
+@app.command()
+def build(
+    regions: Annotated[list[Path], typer.Argument(help="manifests of one or more regions")],
+    to: Annotated[str, typer.Option("--to", help="last stage to run")] = "captions",
+    out: Out = DATA,
+) -> None:
+    """Run every stage up to --to that is not up to date, and say why."""
+    from pipeline import runner
+
+    _known(to)
+    for path in regions:
+        region, store = runner.load(path, out)
+        if not runner.run_upto(region, store, to):
+            runner.say(f"{region.name}: everything up to {to} is up to date")
+
+
+@app.command()
+def redo(
+    stage: Annotated[str, typer.Argument(help="first stage to run again")],
+    region: RegionArg,
+    to: Annotated[str, typer.Option("--to", help="last stage to run")] = "shards",
+    out: Out = DATA,
+) -> None:
+    """Run a stage and everything after it again, nothing before it."""
+    from pipeline import runner
+
+    _known(stage)
+    _known(to)
+    loaded, store = runner.load(region, out)
+    stale = [n for n, s in runner.states(loaded, store, stage).items() if s.reason and n != stage]
+    if stale:
+        raise Problem(f"redo {stage} needs {stale[0]} up to date", fix=f"python -m pipeline build {region} --to {stage}")
+    runner.redo(loaded, store, stage, to)
+
+
+@app.command()
+def status(regions: Annotated[list[Path], typer.Argument(help="manifests")], out: Out = DATA) -> None:
+    """Which stages of a region are up to date, and why the others are not."""
+    from pipeline import runner
+
+    for path in regions:
+        region, store = runner.load(path, out)
+        print(f"{region.name}  ({store.root})")
+        for name, state in runner.states(region, store, "shards").items():
+            r = state.receipt
+            rows = f"{r.kept} of {r.rows_in} rows" if r else ""
+            print(f"  {name:<9} {state.reason or 'up to date':<44} {rows}")
+
+
+@app.command()
+def show(
+    chip: Annotated[str, typer.Argument(help="chip_id, or a cell for all its chips")],
+    out: Out = DATA,
+    netcdf: Annotated[Path | None, typer.Option(help="write NetCDF here")] = None,
+    tif: Annotated[Path | None, typer.Option(help="write a GeoTIFF here (10 m, coarser bands repeated)")] = None,
+    png: Annotated[Path | None, typer.Option(help="write a quick look here")] = None,
+) -> None:
+    """What a chip is, and its pixels as NetCDF, GeoTIFF or picture."""
+    from pipeline.show import show_chip
+
+    show_chip(chip, out, netcdf, tif, png)
+
+
+def _known(stage: str) -> None:
+    from harmonize.problem import nearest
+    from pipeline.stages import STAGES
+
+    if stage not in STAGES:
+        raise Problem(f"there is no stage '{stage}'", fix=nearest(stage, STAGES))
+
+
+def _add_stage(name: str, does: str) -> None:
+    def command(region: RegionArg, out: Out = DATA) -> None:
+        from pipeline import runner
+
+        loaded, store = runner.load(region, out)
+        if runner.run_alone(loaded, store, name) is None:
+            runner.say(f"{loaded.name}: {name} is up to date")
+
+    command.__doc__ = f"Stage: {does}."
+    app.command(name)(command)
+
+
+for _name, _does in (
+    ("scenes", "find the STAC items to use"),
+    ("screen", "grid x footprints = candidates"),
+    ("chips", "choose acquisitions per cell and sensor"),
+    ("pixels", "read, harmonise, cut and store chips"),
+    ("labels", "area share of every label code per cell"),
+    ("captions", "label sets, captions and splits"),
+    ("shards", "WebDataset tars, index and card"),
+):
+    _add_stage(_name, _does)
+
+
+def main() -> None:
+    try:
+        app()
+    except Problem as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(problem.code)
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""The one runner: decides what is up to date, reads, checks and writes tables, and writes the receipt last."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harmonize.problem import Problem
+from pipeline import tables
+from pipeline.receipt import Outside, Receipt, canonical, look_at, read_receipt, receipt_name, write_receipt
+from pipeline.region import Region, load_region
+from pipeline.stages import STAGES, Stage, after, upto
+from pipeline.store import Store
+from pipeline.work import Outcome, Work
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a stage stands: its receipt, and why it has to run (None: it is up to date)."""
+
+    receipt: Receipt | None
+    reason: str | None
+
+
+class _Tables(Mapping[str, "pa.Table"]):
+    """The tables of a stage's inputs, read when asked for."""
+
+    def __init__(self, store: Store, names: tuple[str, ...]) -> None:
+        self._store, self._names = store, names
+        self._read: dict[str, pa.Table] = {}
+
+    def __getitem__(self, name: str) -> pa.Table:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._read:
+            self._read[name] = self._table(name)
+        return self._read[name]
+
+    def _table(self, name: str) -> pa.Table:
+        if name == "screen":
+            from pipeline.chips import read_screen
+
+            return tables.check(read_screen(self._store, self._store.list("screen")), tables.SCREEN, "screen/")
+        return tables.read_table(self._store, f"{name}.parquet", tables.SCHEMAS[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def open_store(out: str, region: Region) -> Store:
+    return Store(f"{out.rstrip('/')}/{region.name}")
+
+
+def states(region: Region, store: Store, last: str) -> dict[str, State]:
+    """Where every stage up to `last` stands. A stage after a stale one is stale too."""
+    found: dict[str, State] = {}
+    for stage in upto(last):
+        upstream = next((name for name in stage.reads if found[name].reason), None)
+        receipt = read_receipt(store, stage.name)
+        reason = f"{upstream} is not up to date" if upstream and receipt else None
+        if receipt is None:
+            reason = "it has not run yet"
+        found[stage.name] = State(receipt, reason or _stale(stage, receipt, region, store, found))
+    return found
+
+
+def _stale(stage: Stage, receipt: Receipt | None, region: Region, store: Store, found: dict[str, State]) -> str | None:
+    """Why a receipt no longer holds, as one short sentence; None when it holds."""
+    if receipt is None:
+        return "it has not run yet"
+    if receipt.version != stage.version:
+        return f"stage version {receipt.version} -> {stage.version}"
+    wanted = json.loads(canonical(stage.params(region)))
+    for key in sorted(set(wanted) | set(receipt.params)):
+        if wanted.get(key) != receipt.params.get(key):
+            return f"'{key}' changed in the manifest"
+    for name, identity in _identities(stage, found).items():
+        if receipt.inputs.get(name) != identity:
+            return f"{name} changed"
+    changed = _changed_outside(stage, receipt, region)
+    if changed:
+        return changed
+    missing = next((name for name in receipt.outputs if not store.exists(name)), None)
+    return f"{missing} is missing" if missing else None
+
+
+def _identities(stage: Stage, found: dict[str, State]) -> dict[str, str]:
+    return {name: r.identity for name in stage.reads if (r := found[name].receipt)}
+
+
+def _changed_outside(stage: Stage, receipt: Receipt, region: Region) -> str | None:
+    base = region.path.parent
+    recorded = {o.path: base / o.path for o in receipt.outside}
+    gone = next((name for name, path in recorded.items() if not path.exists()), None)
+    if gone:
+        return f"{gone} is gone"
+    named = look_at([*stage.outside(region), *recorded.values()], base, receipt)
+    before = {o.path: o.sha256 for o in receipt.outside}
+    for seen in named:
+        if seen.path not in before:
+            return f"{seen.path} is new"
+        if before[seen.path] != seen.sha256:
+            return f"{seen.path} changed"
+    return None
+
+
+def run_alone(region: Region, store: Store, name: str, quiet: bool = False) -> Receipt | None:
+    """Run one stage and nothing else; None when it is up to date. Refuses on a missing or stale input."""
+    found = states(region, store, name)
+    for needed in STAGES[name].reads:
+        if found[needed].reason:
+            raise Problem(
+                f"stage {name} needs {needed}, and {needed} has to run: {found[needed].reason}",
+                where=f"{store.root}",
+                fix=f"python -m pipeline {needed} {region.path}   (or make corpus REGION={region.path})",
+            )
+    if found[name].reason is None:
+        return None
+    return _run(STAGES[name], region, store, found, quiet)
+
+
+def run_upto(region: Region, store: Store, last: str, quiet: bool = False) -> list[Receipt]:
+    """Run whatever is not up to date, from the first stage to `last`; the receipts of what ran."""
+    done = []
+    for stage in upto(last):
+        found = states(region, store, stage.name)
+        reason = found[stage.name].reason
+        if reason:
+            say(f"{stage.name}: {reason}")
+            done.append(_run(stage, region, store, found, quiet))
+    return done
+
+
+def redo(region: Region, store: Store, first: str, last: str, quiet: bool = False) -> list[Receipt]:
+    """Run a stage and everything after it again, nothing before it."""
+    for name in after(first):
+        store.remove(receipt_name(name)) if store.exists(receipt_name(name)) else None
+    return run_upto(region, store, last, quiet)
+
+
+def _run(stage: Stage, region: Region, store: Store, found: dict[str, State], quiet: bool) -> Receipt:
+    started = time.perf_counter()
+    work = Work(region, store, _Tables(store, stage.reads), quiet=quiet)
+    before = found[stage.name].receipt
+    files = [*stage.outside(region), *stage.outside_of_inputs(work)]
+    seen = look_at(files, region.path.parent, before)
+    work.digests = {str((region.path.parent / o.path).resolve()): o.sha256 for o in seen}
+    outcome = stage.run(work)
+    seen = look_at([*files, *outcome.outside], region.path.parent, _with(before, seen))
+    outputs = dict(outcome.files)
+    dropped, kept = outcome.dropped, outcome.kept
+    if outcome.table is not None:
+        name = f"{stage.name}.parquet"
+        if "dropped" in outcome.table.schema.names:
+            reasons = [r for r in outcome.table.column("dropped").to_pylist() if r]
+            dropped, kept = Counter(_short(r) for r in reasons), outcome.table.num_rows - len(reasons)
+        outputs[name] = tables.write_table(store, name, outcome.table, tables.SCHEMAS[stage.name])
+    if kept is None or outcome.rows_in != kept + sum(dropped.values()):
+        raise AssertionError(f"{stage.name}: {outcome.rows_in} rows in, {kept} kept, {dict(dropped)} dropped")
+    receipt = Receipt(
+        stage=stage.name,
+        version=stage.version,
+        params=json.loads(canonical(stage.params(region))),
+        inputs=_identities(stage, found),
+        outside=seen,
+        outputs=dict(sorted(outputs.items())),
+        rows_in=outcome.rows_in,
+        kept=kept,
+        dropped=dict(sorted(dropped.items())),
+        losers=dict(sorted((k, v) for k, v in outcome.losers.items() if v)),
+        notes=tuple(outcome.notes),
+        versions=_versions(),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    write_receipt(store, receipt)
+    say(summary(receipt))
+    return receipt
+
+
+def _short(reason: str) -> str:
+    """Reasons are counted by what stands before the colon: `unreadable: <file>` is one kind."""
+    return reason.split(":")[0]
+
+
+def _with(before: Receipt | None, seen: tuple[Outside, ...]) -> Receipt:
+    """A receipt that only says which outside files are known, so that none is read twice."""
+    old = before.outside if before else ()
+    return Receipt("", 0, {}, {}, (*old, *seen), {}, 0, 0, {})
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in ("closp", "numpy", "pyarrow", "rasterio", "rioxarray", "shapely", "pyproj"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def summary(receipt: Receipt) -> str:
+    """What a stage did, for people."""
+    lost = ", ".join(f"{n} {reason}" for reason, n in receipt.dropped.items())
+    lines = [f"{receipt.stage}: {receipt.kept} of {receipt.rows_in} rows kept, {receipt.seconds:.1f} s"]
+    if lost:
+        lines.append(f"  dropped: {lost}")
+    if receipt.losers:
+        lines.append("  not chosen: " + ", ".join(f"{n} {reason}" for reason, n in receipt.losers.items()))
+    lines += [f"  {note}" for note in receipt.notes]
+    return "\n".join(lines)
+
+
+def say(text: str) -> None:
+    """Summaries go to stderr, so that what a command prints can be piped."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def load(path: str | Path, out: str) -> tuple[Region, Store]:
+    region = load_region(path)
+    return region, open_store(out, region)
