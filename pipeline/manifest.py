@@ -1,80 +1,25 @@
-"""Reading what a person wrote: TOML -> a frozen model, and every mistake -> file, key and fix."""
+"""Reading a manifest from disk."""
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from harmonize.manifest import Manifest, parse, parse_toml
 from harmonize.problem import Problem, nearest
 
-
-class Manifest(BaseModel):
-    """Base of everything read from a manifest: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
-
-
-M = TypeVar("M", bound=Manifest)
+__all__ = ["Manifest", "parse", "read_toml"]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file; a missing or malformed file is a Problem naming it."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8"), path)
     except FileNotFoundError:
         others = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
         fix = nearest(path.name, others) if others else "check the path; it is relative to the folder you are in"
         raise Problem("there is no such manifest", where=str(path), fix=fix) from None
     except IsADirectoryError:
         raise Problem("this is a folder, a manifest is a .toml file", where=str(path), fix="name the file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Problem(f"this is not valid TOML: {error}", where=str(path), fix="mend the line it names") from None
-
-
-def parse(model: type[M], data: dict[str, Any], path: Path, prefix: str = "") -> M:
-    """`data` as a `model`; the first mistake becomes a Problem that names file, key and fix."""
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise _explain(error, model, path, prefix) from None
-
-
-def _explain(error: ValidationError, model: type[BaseModel], path: Path, prefix: str) -> Problem:
-    mistakes = error.errors(include_url=False)
-    # An unknown key is usually the cause of a "missing" one, so it is told first.
-    first = next((m for m in mistakes if m["type"] == "extra_forbidden"), mistakes[0])
-    key = prefix + _dotted(first["loc"])
-    more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(model, first["loc"][:-1])
-        return Problem(f"unknown key '{key}'{more}", where=str(path), fix=nearest(str(first["loc"][-1]), known))
-    if first["type"] == "missing":
-        return Problem(f"key '{key}' is missing{more}", where=str(path), fix=f"add '{key} = …'")
-    message = first["msg"].removeprefix("Value error, ")
-    what, _, fix = message.partition(" | ")
-    name = f"'{key}': " if key else ""
-    return Problem(f"{name}{what}{more}", where=str(path), fix=fix or f"it is now {first['input']!r}"[:200])
-
-
-def _dotted(loc: tuple[int | str, ...]) -> str:
-    text = ""
-    for step in loc:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
-    return text
-
-
-def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Names of the keys allowed at `loc` inside `model`."""
-    current: Any = model
-    for step in loc:
-        if isinstance(current, type) and issubclass(current, BaseModel) and step in current.model_fields:
-            current = current.model_fields[str(step)].annotation
-        inner = [a for a in get_args(current) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if inner:
-            current = inner[0]
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return list(current.model_fields)
-    return []
+    except UnicodeDecodeError as error:
+        raise Problem(f"this is not UTF-8: {error}", where=str(path), fix="save it as UTF-8") from None

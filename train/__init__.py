@@ -1,1 +1,1 @@
-"""x"""
+"""Shards -> batches -> CLOSP / GeoCLOSP -> checkpoints, evaluation, search. Imports no raster, STAC or dask library."""

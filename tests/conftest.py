@@ -1,0 +1,31 @@
+"""Fixtures shared by the tests: where the real data is, and one run of the pipeline on it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = ROOT.parent / "shared" / "real"
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def real_folder() -> Path:
+    if not (REAL / "real-samples.toml").exists():
+        pytest.skip("the real samples are not beside this checkout (../shared/real)")
+    return REAL
+
+
+@pytest.fixture(scope="session")
+def real_run(real_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the region real-samples after a run of all stages."""
+    from pipeline import runner
+
+    out = tmp_path_factory.mktemp("real")
+    region, store = runner.load(real_folder / "real-samples.toml", str(out))
+    runner.run_upto(region, store, "shards", quiet=True)
+    return out / "real-samples"

@@ -1,0 +1,154 @@
+"""python -m train fit RECIPE SHARDS…      train, or go on with a run
+python -m train evaluate SHARDS…         measure a run
+python -m train search TEXT SHARDS…      the chips nearest to a text
+python -m train export DEST              a model folder that loads without the trainer
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harmonize.problem import Problem
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+
+Shards = Annotated[list[Path], typer.Argument(help="shard folders, e.g. data/real-samples/shards")]
+Runs = Annotated[Path, typer.Option("--runs", help="folder of the runs")]
+RunName = Annotated[str | None, typer.Option("--run", help="name of the run; default: the newest finished one")]
+RUNS = Path("runs")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@app.command()
+def fit(
+    recipe: Annotated[Path, typer.Argument(help="a recipe, e.g. manifests/recipes/tiny.toml")],
+    shards: Shards,
+    runs: Runs = RUNS,
+    run: Annotated[str | None, typer.Option("--run", help="name of the run; default <recipe>-<regions>")] = None,
+    stop_at: Annotated[int | None, typer.Option(help="end this call after so many steps; the same call goes on")] = None,
+) -> None:
+    """Train a recipe on shards. The same call again goes on where it was, or says that it is done."""
+    from train import run as runs_of
+    from train.recipe import load_recipe
+    from train.shards import open_shards, sensors_of, wanted_split
+
+    loaded = load_recipe(recipe)
+    samples = open_shards(shards)
+    train = wanted_split(samples, "train")
+    folder = runs / (run or runs_of.default_name(loaded, samples.regions))
+    if runs_of.begin(folder, loaded, recipe, samples.sha256, samples.regions):
+        say(f"{folder}: this run is finished")
+        return
+    counts = ", ".join(f"{len(train.of(sensor=s))} {s}" for s in sensors_of(train))
+    say(f"{folder}: training on {counts}")
+    if not len(samples.of("val")):
+        say("no validation: split val is empty")
+    unlabelled = int((train["label_mask"] == 0).sum())
+    if unlabelled:
+        say(f"{unlabelled} training chips have no class above min_share and so no caption: not used")
+    if len(sensors_of(train)) < 2:
+        say(f"only {sensors_of(train)[0]} is in these shards: the other sensor's tower is not trained")
+    from train.loop import fit as fit_loop
+
+    if fit_loop(loaded, samples, folder, stop_at):
+        runs_of.finish(folder)
+        say(f"{folder}: finished; next: make evaluate, make search QUERY=…")
+    else:
+        say(f"{folder}: stopped at step {stop_at}; the same call goes on")
+
+
+@app.command()
+def evaluate(
+    shards: Shards,
+    runs: Runs = RUNS,
+    run: RunName = None,
+    split: Annotated[str | None, typer.Option(help="searched split; default: the recipe's")] = None,
+    min_relevant: Annotated[int | None, typer.Option(help="relevant images a query needs; default: the recipe's")] = None,
+) -> None:
+    """Rank a split for families of queries; nDCG@1000, mAP, P@10 beside random, priors and a classifier."""
+    from train.evaluate import evaluate as measure
+    from train.recipe import Recipe
+    from train.report import print_table
+    from train.run import finished_run
+    from train.shards import open_shards
+
+    folder = finished_run(runs, run)
+    wanted = Recipe.model_validate(_toml(folder / "recipe.toml")).evaluation
+    samples = open_shards(shards)
+    result = measure(folder, samples, split or wanted.split, min_relevant or wanted.min_relevant)
+    if result.get("again"):
+        say(f"{folder}: evaluated already")
+    print_table(result)
+    print(f"{folder}/eval/metrics.json\n{folder}/eval/report.html")
+
+
+def _toml(path: Path) -> dict[str, object]:
+    import tomllib
+
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+@app.command()
+def search(
+    text: Annotated[str, typer.Argument(help='e.g. "flooded area next to crops"')],
+    shards: Shards,
+    runs: Runs = RUNS,
+    run: RunName = None,
+    top: Annotated[int, typer.Option(min=1, help="how many chips")] = 20,
+    sensor: Annotated[str | None, typer.Option(help="s1 or s2; default both")] = None,
+    split: Annotated[str | None, typer.Option(help="train, val or test; default all")] = None,
+) -> None:
+    """The chips nearest to a text, with score, labels, date, place and scene, and a contact sheet."""
+    from train.run import finished_run
+    from train.search import search as find
+    from train.shards import open_shards
+
+    folder = finished_run(runs, run)
+    path = find(folder, open_shards(shards), text, top, sensor, split)
+    print(path)
+
+
+@app.command()
+def export(
+    dest: Annotated[Path, typer.Argument(help="folder to write")],
+    runs: Runs = RUNS,
+    run: RunName = None,
+) -> None:
+    """Copy a run's model (safetensors, config, tokenizer) to a folder, and check that it loads from there."""
+    import shutil
+
+    from train.model import load_model
+    from train.run import finished_run
+
+    folder = finished_run(runs, run)
+    if dest.exists() and any(dest.iterdir()):
+        raise Problem("the folder is not empty", where=str(dest), fix="name another one")
+    dest.mkdir(parents=True, exist_ok=True)
+    for name in ("model.safetensors", "config.json"):
+        shutil.copyfile(folder / name, dest / name)
+    if (folder / "tokenizer").is_dir():
+        shutil.copytree(folder / "tokenizer", dest / "tokenizer")
+    load_model(dest)
+    print(dest)
+
+
+def main() -> None:
+    try:
+        app()
+    except Problem as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(problem.code)
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

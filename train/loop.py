@@ -1,0 +1,239 @@
+"""The training loop: batches -> losses -> steps, with metrics, checkpoints and exact resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harmonize.problem import Problem
+from train.batches import Batch, Batches, counter
+from train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from train.loss import multi_positive, one_to_one, relation, same_place
+from train.model import Closp, build_model, save_model
+from train.recipe import Optim, Recipe
+from train.shards import Samples
+from train.vision import to_tensors
+
+
+@dataclass
+class Training:
+    """What the loop works on."""
+
+    recipe: Recipe
+    model: Closp
+    batches: Batches
+    optimiser: torch.optim.Optimizer
+    device: torch.device
+    total: int
+    started: int = 0
+    speed: dict[str, float] = field(default_factory=lambda: {"images": 0.0, "wait": 0.0})
+
+    @property
+    def mixed(self) -> bool:
+        return self.device.type == "cuda" and self.recipe.optim.precision == "auto"
+
+
+def fit(recipe: Recipe, samples: Samples, run: Path, stop_at: int | None = None) -> bool:
+    """Train a recipe on the train split of some shards in a run folder; go on from its last checkpoint.
+
+    `stop_at` ends this call after that step (the run can go on later). True when the run is complete.
+    """
+    train = samples.of("train")
+    train = train.where(train["label_mask"] != 0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = False
+    model = build_model(recipe).to(device)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batches = Batches(train, recipe.data, recipe.seed)
+    total = recipe.optim.steps or recipe.optim.epochs * batches.steps_per_epoch
+    training = Training(recipe, model, batches, optimiser_of(model, recipe.optim), device, total)
+    saved = checkpoints(run)
+    training.started = load_checkpoint(saved[-1], model, training.optimiser) if saved else 0
+    _cut(run / "metrics.jsonl", training.started)
+    end = min(total, stop_at or total)
+    for step in _progress(training, end):
+        _one_step(training, step, run, samples)
+    if end < total:
+        return False
+    save_model(model, run, samples.size_px)
+    return True
+
+
+def _one_step(training: Training, step: int, run: Path, samples: Samples) -> None:
+    row = train_step(training, step)
+    done, recipe = step + 1, training.recipe
+    epoch_done = done % training.batches.steps_per_epoch == 0
+    if done % recipe.log_steps == 0 or done == training.total:
+        _append(run / "metrics.jsonl", row)
+    if (epoch_done and done % _validation_steps(training) == 0) or done == training.total:
+        found = validate(training, samples)
+        if found:
+            _append(run / "metrics.jsonl", {"step": done, **found})
+    if done % recipe.checkpoint_steps == 0 or done == training.total:
+        _append(run / "speed.jsonl", {"step": done, **_speed(training)})
+        save_checkpoint(run, done, training.model, training.optimiser)
+
+
+def _validation_steps(training: Training) -> int:
+    """Every epoch, but no more than twenty times a run."""
+    per_epoch = training.batches.steps_per_epoch
+    return per_epoch * max(1, training.total // per_epoch // 20)
+
+
+def train_step(training: Training, step: int) -> dict[str, Any]:
+    """One step: a batch of each sensor, the mean of their losses. The row that goes into metrics.jsonl."""
+    recipe, model = training.recipe, training.model
+    model.train()
+    torch.manual_seed(int(counter(recipe.seed, 4, step).integers(2**62)))
+    rate = learning_rate(recipe.optim, step, training.total)
+    for group in training.optimiser.param_groups:
+        group["lr"] = group["base_lr"] * rate
+    losses: dict[str, Tensor] = {}
+    for sensor in training.batches.sensors:
+        started = time.perf_counter()
+        batch = training.batches.batch(sensor, step)
+        training.speed["wait"] += time.perf_counter() - started
+        training.speed["images"] += len(batch.texts)
+        with torch.autocast(training.device.type, torch.bfloat16, enabled=training.mixed):
+            losses[sensor] = batch_loss(model, batch, recipe, training.device)
+    loss = torch.stack(list(losses.values())).mean()
+    training.optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.clip)
+    training.optimiser.step()
+    if not torch.isfinite(loss):
+        raise Problem(f"the loss is {loss.item()} at step {step + 1}", fix="lower optim.lr in the recipe", code=1)
+    return {
+        "step": step + 1,
+        "epoch": round((step + 1) / training.batches.steps_per_epoch, 4),
+        "loss": loss.item(),
+        **{f"loss_{sensor}": value.item() for sensor, value in losses.items()},
+        "scale": model.scale.item(),
+        "grad_norm": norm.item(),
+        "lr": recipe.optim.lr * rate,
+    }
+
+
+def batch_loss(model: Closp, batch: Batch, recipe: Recipe, device: torch.device) -> Tensor:
+    """Loss of one batch: image-text and, for GeoCLOSP, image-location."""
+    stacked = model.stack(batch.sensor, to_tensors(batch.arrays, device))
+    if recipe.data.flips:
+        stacked = flipped(stacked)
+    images = model.encode_stack(batch.sensor, stacked)
+    texts = model.encode_text(batch.texts)
+    if recipe.loss.targets == "one-to-one":
+        loss = one_to_one(images, texts, model.scale)
+    else:
+        masks = (torch.from_numpy(m).to(device) for m in (batch.label_masks, batch.known_masks, batch.text_masks))
+        right, excluded = relation(*masks, rule=recipe.loss.targets)
+        loss = multi_positive(images, texts, model.scale, right, excluded)
+    if recipe.location is None:
+        return loss
+    places = model.encode_location(torch.from_numpy(batch.lonlat).to(device))
+    if recipe.loss.targets == "one-to-one":
+        placed = one_to_one(images, places, model.scale)
+    else:
+        here = same_place(list(batch.cells), device)
+        placed = multi_positive(images, places, model.scale, here, torch.zeros_like(here))
+    return (1 - recipe.location.share) * loss + recipe.location.share * placed
+
+
+def flipped(stacked: Tensor) -> Tensor:
+    """Each image turned one of the eight ways a square can lie, at random (B, bands, H, W)."""
+    for turn in (lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.transpose(-1, -2)):
+        chosen = torch.rand(len(stacked), 1, 1, 1, device=stacked.device) < 0.5
+        stacked = torch.where(chosen, turn(stacked), stacked)
+    return stacked
+
+
+def optimiser_of(model: Closp, optim: Optim) -> torch.optim.Optimizer:
+    """AdamW; norms, biases and the scale are not decayed; the text tower may have its own rate."""
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate = optim.lr_text if optim.lr_text and name.startswith("text.") else optim.lr
+        decay = 0.0 if parameter.ndim < 2 else optim.weight_decay
+        groups.setdefault((rate, decay), []).append(parameter)
+    settings = [{"params": p, "lr": r, "base_lr": r, "weight_decay": d} for (r, d), p in sorted(groups.items(), key=lambda g: g[0])]
+    return torch.optim.AdamW(settings, foreach=False)
+
+
+def learning_rate(optim: Optim, step: int, total: int) -> float:
+    """Factor of the learning rate at a step: cosine to zero after a linear warm-up, or the paper's OneCycle."""
+    warm = max(1, round(optim.warmup * total))
+    if optim.schedule == "cosine":
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+    # OneCycle as torch has it: cosine from max/1e6 up to max, then down to max/1e12 (the published train.py).
+    low, high, last = 1e-6, 1.0, 1e-12
+    if step < warm:
+        return high + (low - high) / 2 * (1 + math.cos(math.pi * step / warm))
+    return last + (high - last) / 2 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def validate(training: Training, samples: Samples) -> dict[str, float]:
+    """mAP over single classes on the val split, per sensor; nothing where val is empty."""
+    from train.embed import embed_images, embed_texts
+    from train.evaluate import class_map
+
+    val = samples.of("val")
+    if not len(val):
+        return {}
+    training.model.eval()
+    vectors = embed_images(training.model, val, training.device)
+    found = class_map(vectors, val, embed_texts(training.model, training.device))
+    return {f"val_map_{scope}": value for scope, value in found.items()}
+
+
+def _cut(path: Path, step: int) -> None:
+    """Keep the metrics up to a checkpoint: what came after it is computed again, and comes out the same."""
+    if not path.exists():
+        return
+    lines = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
+    path.write_text("".join(line + "\n" for line in lines))
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _speed(training: Training) -> dict[str, float]:
+    seconds = max(1e-9, time.perf_counter() - training.speed["clock"])
+    found = {
+        "images_per_second": round(training.speed["images"] / seconds, 1),
+        "data_wait": round(training.speed["wait"] / seconds, 4),
+    }
+    training.speed |= {"images": 0.0, "wait": 0.0, "clock": time.perf_counter()}
+    return found
+
+
+def _progress(training: Training, end: int) -> Iterator[int]:
+    """Steps to do, with a bar of loss-free facts: rate, images per second, time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    training.speed["clock"] = time.perf_counter()
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    per_step = sum(training.batches.size(s) for s in training.batches.sensors)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("train", total=training.total, completed=training.started, rate="")
+        for step in range(training.started, end):
+            yield step
+            speed = progress.tasks[0].speed
+            progress.update(task, advance=1, rate=f"{speed * per_step:.0f} images/s" if speed else "")

@@ -1,0 +1,100 @@
+"""A run: its folder, what it was made of, and whether it is finished. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from harmonize.problem import Problem, nearest
+from train.checkpoint import write_whole
+from train.recipe import Recipe
+
+PACKAGES = ("closp", "torch", "timm", "open-clip-torch", "transformers", "numpy", "safetensors")
+
+
+def default_name(recipe: Recipe, regions: tuple[str, ...]) -> str:
+    """`<recipe>-<regions>`: the same call again is the same run."""
+    return f"{recipe.name}-{'+'.join(sorted(regions))}"
+
+
+def read_run(run: Path) -> dict[str, Any] | None:
+    """run.json of a folder, None where there is none."""
+    path = run / "run.json"
+    if not path.exists():
+        return None
+    try:
+        about: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise Problem(f"run.json is damaged: {error}", where=str(path), fix="remove the run and train again", code=4) from None
+    return about
+
+
+def begin(run: Path, recipe: Recipe, recipe_path: Path, shards_sha256: str, regions: tuple[str, ...]) -> bool:
+    """Set up a run's folder or check that it is the same run; True when it is finished already."""
+    wanted = {"recipe_sha256": recipe.sha256, "shards_sha256": shards_sha256}
+    about = read_run(run)
+    if about:
+        for key, what in (("recipe_sha256", "recipe"), ("shards_sha256", "shards")):
+            if about.get(key) != wanted[key]:
+                raise Problem(
+                    f"this run was made with another {what}",
+                    where=str(run),
+                    fix=f"give the new run a name (RUN=… or --run), or remove {run}",
+                )
+        return bool(about.get("finished"))
+    write_whole(run / "recipe.toml", recipe_path.read_bytes())
+    write_whole(run / "environment.json", (json.dumps(environment(), indent=1, sort_keys=True) + "\n").encode())
+    _write(run, {**wanted, "recipe": recipe.name, "regions": list(regions), "finished": False})
+    return False
+
+
+def finish(run: Path) -> None:
+    about = read_run(run) or {}
+    _write(run, {**about, "finished": True})
+
+
+def _write(run: Path, about: dict[str, Any]) -> None:
+    write_whole(run / "run.json", (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
+
+
+def environment() -> dict[str, Any]:
+    """What a run ran on: versions and hardware, no names of people or machines."""
+    import os
+
+    found: dict[str, Any] = {"python": platform.python_version(), "system": platform.system(), "cpus": os.cpu_count()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    import torch
+
+    found["gpu"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return found
+
+
+def finished_run(runs: Path, name: str | None) -> Path:
+    """The folder of a finished run: the one named, else the newest."""
+    folders = [p.parent for p in runs.glob("*/run.json")]
+    done = [p for p in folders if (read_run(p) or {}).get("finished")]
+    if name is None:
+        if not done:
+            raise Problem("there is no finished run", where=str(runs), fix="make train REGION=… RECIPE=…")
+        return max(done, key=lambda p: (p / "model.safetensors").stat().st_mtime)
+    run = runs / name
+    if run in done:
+        return run
+    if run in folders:
+        raise Problem(f"run '{name}' is not finished", where=str(run), fix="run make train again to go on with it")
+    raise Problem(f"there is no run '{name}'", where=str(runs), fix=nearest(name, [p.name for p in folders]))
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    import hashlib
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,171 @@
+"""Image towers: a timm model per sensor, fed with all bands on the 10 m grid, and where their weights come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harmonize.problem import Problem, nearest
+from pipeline.sample import CANONICAL_BANDS, GROUPS
+
+B10 = 10
+"""Place of B10 in the 13 bands of SSL4EO-S12 weights; L2A has no B10."""
+
+STANDARD = {
+    # BigEarthNet v1 L2A without clouds, canonical band order (kai-tub/bigearthnet_common; facts/norm_stats.json).
+    "s2": (
+        (340.77, 429.94, 614.22, 590.24, 950.68, 1792.46, 2075.47, 2218.95, 2266.46, 2246.06, 1594.43, 1009.33),
+        (554.81, 572.42, 582.88, 675.89, 729.9, 1096.01, 1273.45, 1365.46, 1356.14, 1302.33, 1079.19, 818.87),
+    ),
+    # S1 RTC gamma0 in dB, VV VH (TerraMind v1; facts/norm_stats.json).
+    "s1": ((-10.93, -17.329), (4.391, 4.459)),
+}
+PAPER = {"s2": ((0.0,) * 12, (10_000.0,) * 12), "s1": ((0.0, 0.0), (1.0, 1.0))}
+
+
+def normalisation(kind: str, sensor: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per canonical band, in the units of the shards."""
+    return (STANDARD if kind == "standard" else PAPER)[sensor]
+
+
+def to_tensors(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    """A batch's arrays on the device, in the 16-bit types they are stored in."""
+    return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
+
+
+class ImageTower(nn.Module):
+    """Native arrays of one sensor -> features. Stacks, normalises and encodes; augments nothing."""
+
+    def __init__(self, sensor: str, name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.sensor, self.name = sensor, name
+        shape = (1, len(mean), 1, 1)
+        self.register_buffer("mean", torch.tensor(mean).reshape(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(std).reshape(shape), persistent=False)
+        self.trunk = _trunk(name, len(mean), f"key 'vision.{sensor}'")
+        self.width = int(self.trunk.num_features)  # type: ignore[arg-type]
+        embed = getattr(self.trunk, "patch_embed", None)
+        self.input_px: tuple[int, int] | None = getattr(embed, "img_size", None)
+        """Vision transformers take one size only; chips are resized to it."""
+
+    def stack(self, arrays: dict[str, Tensor]) -> Tensor:
+        """float32 (B, bands, H, W) at 10 m, normalised; coarser bands repeated, nodata at the mean (0)."""
+        side = arrays["10m"].shape[-1]
+        planes: dict[str, Tensor] = {}
+        missing = None
+        for group in GROUPS[self.sensor]:
+            values = arrays[group.name].float()
+            repeat = side // values.shape[-1]
+            grown = values.repeat_interleave(repeat, -1).repeat_interleave(repeat, -2) if repeat > 1 else values
+            planes.update({band: grown[:, k] for k, band in enumerate(group.bands)})
+            if group.name == "10m" and self.sensor == "s2":
+                missing = (values == 0).all(dim=1, keepdim=True)
+        stacked = torch.stack([planes[band] for band in CANONICAL_BANDS[self.sensor]], dim=1)
+        normal = (stacked - self.mean) / self.std
+        if missing is not None:
+            normal = normal.masked_fill(missing, 0.0)
+        return torch.nan_to_num(normal, nan=0.0)
+
+    def forward(self, stacked: Tensor) -> Tensor:
+        """Features (B, width) of what `stack` gives."""
+        if self.input_px and tuple(stacked.shape[-2:]) != tuple(self.input_px):
+            stacked = nn.functional.interpolate(stacked, self.input_px, mode="bilinear", antialias=True)
+        features: Tensor = self.trunk(stacked)
+        return features
+
+
+def _trunk(name: str, bands: int, where: str) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise Problem(f"timm has no model '{name}'", where=where, fix=nearest(name, timm.list_models()[:]))
+    try:
+        return timm.create_model(name, in_chans=bands, num_classes=0)
+    except (TypeError, RuntimeError, ValueError) as error:
+        what = f"timm cannot build '{name}' with {bands} bands: {error}"
+        raise Problem(what, where=where, fix="choose another model") from None
+
+
+def load_weights(tower: ImageTower, weights: str, where: str) -> None:
+    """Fill a tower with the weights a recipe names. Raises Problem where they are missing or do not fit."""
+    if weights == "none":
+        return
+    if weights.startswith("torchgeo:"):
+        state = _torchgeo(weights.removeprefix("torchgeo:"), where)
+    elif weights == "timm" or weights.startswith("hf-hub:"):
+        state = _pretrained(tower, weights, where)
+    else:
+        state = _file(weights, where)
+    state = {k.removeprefix("trunk."): v for k, v in state.items()}
+    bands = len(CANONICAL_BANDS[tower.sensor])
+    first = next((k for k in ("conv1.weight", "patch_embed.proj.weight") if k in state), None)
+    if first and bands == 12 and state[first].shape[1] == 13:
+        keep = [k for k in range(13) if k != B10]
+        state[first] = state[first][:, keep]
+    missing, _ = _load(tower.trunk, state, where)
+    if missing:
+        raise Problem(
+            f"the weights lack {len(missing)} of {tower.name}'s tensors, e.g. {missing[0]}",
+            where=where,
+            fix=f"use weights of {tower.name}",
+        )
+
+
+def _load(trunk: nn.Module, state: dict[str, Tensor], where: str) -> tuple[list[str], list[str]]:
+    try:
+        missing, unexpected = trunk.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        what = f"the weights do not fit: {str(error).splitlines()[-1].strip()}"
+        raise Problem(what, where=where, fix="use weights of the same model and bands") from None
+    return list(missing), list(unexpected)
+
+
+def _file(path: str, where: str) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file, or of a .pt / .pth file read with weights_only."""
+    if not Path(path).exists():
+        raise Problem(f"the weights are not there: {path}", where=where, fix="download them there, or use 'none'")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise many types; none of them may pass as our own failure
+        what = f"the weights cannot be read: {str(error).splitlines()[0]}"
+        raise Problem(what, where=where, fix="use tensors only: safetensors, or a state_dict") from None
+    inner = state.get("state_dict") or state.get("model") or state
+    return {str(k): v for k, v in inner.items() if isinstance(v, Tensor)}
+
+
+def _torchgeo(name: str, where: str) -> dict[str, Tensor]:
+    try:
+        import torchgeo.models
+    except ImportError:
+        fix = "install the weights extra: make setup EXTRAS=dev,weights, or use a file or 'none'"
+        raise Problem("torchgeo is not installed", where=where, fix=fix) from None
+    try:
+        entry = torchgeo.models.get_weight(name)
+        state = entry.get_state_dict(progress=False, weights_only=True)
+    except (ValueError, KeyError, AttributeError):
+        raise Problem(f"torchgeo has no weights '{name}'", where=where, fix="e.g. ResNet50_Weights.SENTINEL2_ALL_MOCO") from None
+    except OSError as error:
+        what = f"the weights cannot be downloaded: {str(error).splitlines()[0]}"
+        raise Problem(what, where=where, fix="download them on a machine with a network and name the file") from None
+    return {k: v for k, v in state.items() if not k.startswith(("fc.", "head."))}
+
+
+def _pretrained(tower: ImageTower, weights: str, where: str) -> dict[str, Tensor]:
+    """timm's own weights; it folds three bands into as many as there are."""
+    import timm
+
+    name = tower.name if weights == "timm" else weights
+    bands = len(CANONICAL_BANDS[tower.sensor])
+    try:
+        donor = timm.create_model(name, pretrained=True, in_chans=bands, num_classes=0)
+    except Exception as error:  # hub clients raise their own types for a missing network
+        what = f"the weights cannot be downloaded: {str(error).splitlines()[0]}"
+        raise Problem(what, where=where, fix="connect to the hub, name a file, or use 'none'") from None
+    return dict(donor.state_dict())
