@@ -50,7 +50,8 @@ def parse_crosswalk(text: str, path: str) -> Crosswalk:
     reader = csv.DictReader(io.StringIO(text.lstrip("\ufeff")))
     missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
     if missing:
-        raise Problem(f"a crosswalk lacks the column {', '.join(missing)}", where=path, fix=f"columns: {', '.join(COLUMNS)}")
+        what = f"a crosswalk lacks the column {', '.join(missing)}"
+        raise Problem(what, where=path, fix=f"columns: {', '.join(COLUMNS)}")
     rows: dict[str, Row] = {}
     for number, line in enumerate(reader, start=2):
         row = _row(line, f"{path}, line {number}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from harmonize.vocabulary import CLASSES, CRISIS_MASK, LAND_COVER_MASK, mask_of
 
 MIN_LABELLED = 0.75
-"""Share of the cell a source must label to rule: reBEN drops patches with 25 % or more unlabelled (arXiv 2407.03653)."""
+"""Share of the cell a source must label to rule: reBEN drops patches with 25 % or more unlabelled (2407.03653)."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The twelve classes every label source is translated into, and their frozen bit order.
 
 The order is part of every mask on disk: it never changes, it is only ever appended to.
-Source: the 12 labels of CrisisLandMark (arXiv 2507.10403), nine of them Dynamic World's (doi:10.1038/s41597-022-01307-4).
+Source: the 12 labels of CrisisLandMark (arXiv 2507.10403), nine of them Dynamic World's
+(doi:10.1038/s41597-022-01307-4).
 """
 
 from __future__ import annotations

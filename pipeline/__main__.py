@@ -63,7 +63,9 @@ def redo(
     loaded, store = runner.load(region, out)
     stale = [n for n, s in runner.states(loaded, store, stage).items() if s.reason and n != stage]
     if stale:
-        raise Problem(f"redo {stage} needs {stale[0]} up to date", fix=f"python -m pipeline build {region} --to {stage}")
+        raise Problem(
+            f"redo {stage} needs {stale[0]} up to date", fix=f"python -m pipeline build {region} --to {stage}"
+        )
     runner.redo(loaded, store, stage, to)
 
 

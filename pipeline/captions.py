@@ -41,7 +41,9 @@ def _existing(region: Region, k: int) -> Path:
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.csv"))) or "none"
         where = f"{region.path}, source '{region.labels[k].source}', key 'crosswalk'"
-        raise Problem(f"there is no crosswalk '{source.crosswalk}'", where=where, fix=f"there are: {known}; or give a path")
+        raise Problem(
+            f"there is no crosswalk '{source.crosswalk}'", where=where, fix=f"there are: {known}; or give a path"
+        )
     return path
 
 

@@ -62,5 +62,4 @@ def _classes(index: list[dict[str, Any]]) -> list[list[Any]]:
 
 
 def _sources(region: Region) -> list[list[Any]]:
-    names = dict.fromkeys(use.source for use in (*region.imagery, *region.labels))
-    return [[name, region.source(name).kind, region.source(name).licence] for name in names]
+    return [[name, region.source(name).kind, region.source(name).licence] for name in region.used]

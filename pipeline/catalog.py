@@ -1,4 +1,4 @@
-"""STAC items on disk: item JSON files, item collections, stac-geoparquet. Items come out as plain dicts, hrefs resolved."""
+"""STAC items on disk: item JSON files, item collections, stac-geoparquet -> plain dicts, hrefs resolved."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def read_items(source: Source, where: str) -> list[Item]:
     if items and not mine:
         held = ", ".join(sorted({str(i.get("collection")) for i in items}))
         raise Problem(
-            f"no item of collection '{source.collection}' in {source.items}", where=where, fix=f"collections there: {held}"
+            f"no item of collection '{source.collection}' in {source.items}",
+            where=where,
+            fix=f"collections there: {held}",
         )
     return sorted(mine, key=lambda i: i["id"])
 
@@ -53,7 +55,9 @@ def _from_json(path: Path) -> list[Item]:
         return [_checked(item, path) for item in data["features"]]
     if isinstance(data, list):
         return [_checked(item, path) for item in data]
-    raise Problem("this is neither a STAC item nor an item collection", where=str(path), fix="name item files in 'items'")
+    raise Problem(
+        "this is neither a STAC item nor an item collection", where=str(path), fix="name item files in 'items'"
+    )
 
 
 def _checked(item: Any, path: Path) -> Item:

@@ -142,10 +142,13 @@ def _nearest(
         near = [
             c
             for c in passes
-            if c not in taken and abs(c.when - partner.when) <= dt.timedelta(days=uses[c.scene["source"]].max_days_apart)
+            if c not in taken
+            and abs(c.when - partner.when) <= dt.timedelta(days=uses[c.scene["source"]].max_days_apart)
         ]
         if near and len(taken) < number:
-            best = min(near, key=lambda c: (abs(c.when - partner.when), c.scene["orbit"] != orbit, c.when, c.scene["scene"]))
+            best = min(
+                near, key=lambda c: (abs(c.when - partner.when), c.scene["orbit"] != orbit, c.when, c.scene["scene"])
+            )
             orbit = orbit or best.scene["orbit"]
             taken.append(best)
     for candidate in passes:

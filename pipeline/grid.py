@@ -112,7 +112,7 @@ def centres(cells: list[Cell]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cells_of(area: shapely.Geometry, size_px: int) -> list[Cell]:
-    """All cells whose centre lies in `area` (EPSG:4326) and whose four corners lie in their own zone, sorted by name order.
+    """All cells whose centre lies in `area` (EPSG:4326) and whose corners lie in their own zone, sorted.
 
     Raises Problem where the area lies wholly beyond 80°S or 84°N, where UTM ends.
     """

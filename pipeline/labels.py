@@ -75,7 +75,9 @@ def measure_labels(work: Work) -> Outcome:
                 opened.append(Path(file.href))
             for cell, shares in _measure(file, cells):
                 touched.add(cell)
-                found[cell] += [_row(cell, use.source, file.date, code, s) for code, s in sorted(shares.items()) if s > 0]
+                found[cell] += [
+                    _row(cell, use.source, file.date, code, s) for code, s in sorted(shares.items()) if s > 0
+                ]
         for cell in cells:
             rows += found[cell] or [_missing(cell, use.source, "no data" if cell in touched else "not covered")]
         labelled = sum(bool(found[cell]) for cell in cells)
@@ -133,7 +135,9 @@ def _items(source: Source, where: str) -> Iterator[LabelFile]:
         href = item["assets"].get(source.asset, {}).get("href")
         if not href or ("://" not in href and not Path(href).exists()):
             place = f"item {item['id']} in {item['_file']}, key 'assets.{source.asset}'"
-            raise Problem("the label asset is missing", where=place, fix=f"assets there: {', '.join(sorted(item['assets']))}")
+            raise Problem(
+                "the label asset is missing", where=place, fix=f"assets there: {', '.join(sorted(item['assets']))}"
+            )
         text = item["properties"].get("datetime") or item["properties"].get("start_datetime")
         date = dt.date.fromisoformat(str(text)[:10]) if text else None
         yield LabelFile(source, href, date, where, shapely.from_geojson(json.dumps(item["geometry"])))
@@ -158,7 +162,9 @@ def _near(cells: list[Cell], bounds: tuple[float, float, float, float]) -> list[
 
     west, south, east, north = bounds
     boxes = [bounds_in(cell.bounds, cell.epsg, "EPSG:4326") for cell in cells]
-    return [c for c, b in zip(cells, boxes, strict=True) if b[0] < east and b[2] > west and b[1] < north and b[3] > south]
+    return [
+        c for c, b in zip(cells, boxes, strict=True) if b[0] < east and b[2] > west and b[1] < north and b[3] > south
+    ]
 
 
 def _measure_raster(file: LabelFile, cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:

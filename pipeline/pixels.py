@@ -71,7 +71,10 @@ def cut_pixels(work: Work) -> Outcome:
         if not work.store.exists(name):
             _write_part(work, name, scene, members, keys, stored)
         files[name], found = _read_part(work.store, name)
-        rows += [_row(chip, name, k, record, work.region) for k, (chip, record) in enumerate(zip(members, found, strict=True))]
+        rows += [
+            _row(chip, name, k, record, work.region)
+            for k, (chip, record) in enumerate(zip(members, found, strict=True))
+        ]
     work.store.sweep("pixels", set(files))
     rows += [_inherited(c) for c in work.rows("chips") if c["dropped"] is not None]
     rows.sort(key=lambda r: r["chip_id"])
@@ -285,5 +288,3 @@ def read_chip(store: Store, part: str, row: int, sensor: str, size_px: int) -> d
         group.name: np.frombuffer(batch.column(group.name)[0].as_buffer(), kind).reshape(group_shape(group, size_px))
         for group in GROUPS[sensor]
     }
-
-

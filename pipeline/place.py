@@ -72,6 +72,8 @@ def mgrs_square(tile: str, region: Region) -> shapely.Geometry:
     overlap = np.minimum(candidates + 100_000, top + 5_000) - np.maximum(candidates, bottom - 5_000)
     south = float(candidates[np.argmax(overlap)])
     if overlap.max() <= 0:
-        raise Problem(f"'{tile}' does not exist", where=f"{region.path}, key 'mgrs'", fix="check the band and row letters")
+        raise Problem(
+            f"'{tile}' does not exist", where=f"{region.path}, key 'mgrs'", fix="check the band and row letters"
+        )
     square = shapely.segmentize(shapely.box(west, south, west + 100_000, south + 100_000), 5_000)
     return shapely.transform(square, lambda xy: np.column_stack(transformer(epsg, 4326).transform(*xy.T)))

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harmonize.problem import Problem
-
 if TYPE_CHECKING:
     import rasterio.crs
     import xarray as xr
@@ -59,13 +57,14 @@ def open_raster(href: str) -> xr.DataArray:
     import rasterio
     import rasterio.errors
     import rioxarray
+    import xarray
 
     try:
         with rasterio.Env(**GDAL_OPTIONS):
             opened = rioxarray.open_rasterio(href, cache=False, lock=False)
     except rasterio.errors.RasterioIOError as error:
         raise UnreadableRaster(f"{Path(href).name}: {_short(error)}") from None
-    if isinstance(opened, list) or not hasattr(opened, "rio"):
+    if not isinstance(opened, xarray.DataArray):
         raise UnreadableRaster(f"{Path(href).name}: has several rasters inside")
     if opened.rio.crs is None:
         raise UnreadableRaster(f"{Path(href).name}: has no CRS")
@@ -79,7 +78,9 @@ def header(href: str) -> Header:
         return Header(crs.to_epsg(), raster.rio.transform(), (raster.rio.height, raster.rio.width), raster.rio.bounds())
 
 
-def read_window(href: str, bounds: tuple[float, float, float, float], margin_px: int = MARGIN_PX) -> xr.DataArray | None:
+def read_window(
+    href: str, bounds: tuple[float, float, float, float], margin_px: int = MARGIN_PX
+) -> xr.DataArray | None:
     """All bands of the part of a raster that touches `bounds` (in its own CRS), with a margin; None if none does."""
     import rasterio
     import rasterio.errors
@@ -214,7 +215,7 @@ OUTSIDE = -32768
 
 
 def read_classes(href: str, epsg: int, bounds: tuple[float, float, float, float]) -> xr.DataArray | None:
-    """Class codes (y, x) as int32 around bounds of another CRS; the file's own nodata becomes OUTSIDE. None: no overlap."""
+    """Class codes (y, x), int32, around bounds of another CRS; the file's nodata becomes OUTSIDE. None: no overlap."""
     import rioxarray.exceptions
 
     raster = open_raster(href).isel(band=0, drop=True)

@@ -68,11 +68,14 @@ class Split(Manifest):
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, data: Any) -> Any:
-        """Shares default to 0.7 / 0.1 / 0.2; for the paper's protocol to 0.18 / 0.02 / 0.8 (val is carved from train)."""
+        """Default shares; the paper's protocol is 20 % / 80 %, val carved from train."""
         if not isinstance(data, dict) or {"train", "val", "test"} & set(data):
             return data
         paper = data.get("method") == "stratified"
-        return {**data, **({"train": 0.18, "val": 0.02, "test": 0.8} if paper else {"train": 0.7, "val": 0.1, "test": 0.2})}
+        return {
+            **data,
+            **({"train": 0.18, "val": 0.02, "test": 0.8} if paper else {"train": 0.7, "val": 0.1, "test": 0.2}),
+        }
 
     @model_validator(mode="after")
     def _sum(self) -> Split:
@@ -155,6 +158,11 @@ class Region(Manifest):
             raise ValueError(f"end {self.end} is before start {self.start} | swap them")
         return self
 
+    @property
+    def used(self) -> list[str]:
+        """Names of the sources this region uses, imagery first."""
+        return list(dict.fromkeys([*(u.source for u in self.imagery), *(u.source for u in self.labels)]))
+
     def source(self, name: str) -> Source:
         return self.sources[name]
 
@@ -176,7 +184,7 @@ def load_region(path: str | Path) -> Region:
         raise Problem(
             f"name is '{region.name}' but the file is called '{path.name}'",
             where=f"{path}, key 'name'",
-            fix=f"write name = \"{path.stem}\", or rename the file to {region.name}.toml",
+            fix=f'write name = "{path.stem}", or rename the file to {region.name}.toml',
         )
     known = {**known_sources(), **own}
     uses = [(f"imagery[{k}]", use.source, "imagery") for k, use in enumerate(region.imagery)]
@@ -193,7 +201,9 @@ def _check_use(path: Path, key: str, name: str, kind: str, known: dict[str, Sour
     where = f"{path}, key '{key}.source'"
     if name not in known:
         raise Problem(
-            f"unknown source '{name}'", where=where, fix=nearest(name, known) + "; or add a table [sources." + name + "]"
+            f"unknown source '{name}'",
+            where=where,
+            fix=nearest(name, known) + "; or add a table [sources." + name + "]",
         )
     if known[name].kind != kind:
         fix = f"use a source of kind '{kind}'"

@@ -18,7 +18,7 @@ from pipeline.receipt import Outside, Receipt, canonical, look_at, read_receipt,
 from pipeline.region import Region, load_region
 from pipeline.stages import STAGES, Stage, after, upto
 from pipeline.store import Store
-from pipeline.work import Outcome, Work
+from pipeline.work import Work
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,15 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 FORMAT_VERSION = 1
 """Version of the shard layout, written into shards.json; a reader refuses any other."""
 
-Sensor = Literal["s1", "s2"]
-SENSORS: tuple[Sensor, ...] = ("s1", "s2")
+SENSORS: tuple[str, ...] = ("s1", "s2")
 SPLITS = ("train", "val", "test")
 
 

@@ -27,8 +27,7 @@ def params(region: Region) -> dict[str, Any]:
         "place": [region.bounds, region.geometry, region.mgrs],
         "dates": [str(region.start), str(region.end)],
         "imagery": [
-            {"source": use.source, "orbit": use.orbit}
-            | {key: getattr(region.source(use.source), key) for key in keys}
+            {"source": use.source, "orbit": use.orbit} | {key: getattr(region.source(use.source), key) for key in keys}
             for use in region.imagery
         ],
     }
@@ -178,7 +177,9 @@ def _asset(item: Item, key: str, band: str, use: Imagery, work: Work) -> str:
         fix = f"{nearest(key, item['assets'])}; source '{use.source}' says {band} = \"{key}\""
         raise Problem(f"asset '{key}' ({band}) is missing", where=where, fix=fix)
     if "://" not in href and not Path(href).exists():
-        raise Problem(f"the file of asset '{key}' is not there: {href}", where=where, fix="restore it, or mend the href")
+        raise Problem(
+            f"the file of asset '{key}' is not there: {href}", where=where, fix="restore it, or mend the href"
+        )
     return href
 
 
@@ -215,7 +216,6 @@ def _without_duplicates(rows: list[dict[str, Any]], dropped: Counter[str]) -> li
 
     Split tiles (two items that share pass and tile but not their ground) both stay.
     """
-    import shapely
 
     def rank(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["baseline"] or "", row["generated"] or "", row["scene"]

@@ -34,8 +34,13 @@ VERSION = 1
 
 
 def params(region: Region) -> dict[str, Any]:
-    licences = {use.source: region.source(use.source).licence for use in (*region.imagery, *region.labels)}
-    return {**region.shards.model_dump(), "style": region.captions.style, "size_px": region.size_px, "licences": licences}
+    licences = {name: region.source(name).licence for name in region.used}
+    return {
+        **region.shards.model_dump(),
+        "style": region.captions.style,
+        "size_px": region.size_px,
+        "licences": licences,
+    }
 
 
 def pack_shards(work: Work) -> Outcome:
@@ -105,7 +110,7 @@ def _write_tars(
     while sample is not None:
         name = f"{stem}-{len(tars):06d}.tar"
         draft = work.store.draft(f"shards/{name}")
-        written = []
+        written: list[dict[str, Any]] = []
         with draft.open("wb") as file:
             with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
                 while sample is not None and (not written or tar.offset < limit):
@@ -135,7 +140,9 @@ def members_of(sample: dict[str, Any], work: Work) -> Iterator[tuple[str, bytes]
     key, sensor = chip["chip_id"], chip["sensor"]
     arrays = read_chip(work.store, pixel["part"], pixel["row"], sensor, chip["size_px"])
     if arrays_sha256([arrays[g.name] for g in GROUPS[sensor]]) != pixel["sha256"]:
-        raise Problem(f"the stored pixels of {key} are damaged", where=pixel["part"], fix="make redo STAGE=pixels", code=4)
+        raise Problem(
+            f"the stored pixels of {key} are damaged", where=pixel["part"], fix="make redo STAGE=pixels", code=4
+        )
     for group in GROUPS[sensor]:
         yield f"{key}.{group.name}.npy", to_npy(arrays[group.name])
     yield f"{key}.txt", caption[f"caption_{work.region.captions.style}"].encode()

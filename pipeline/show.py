@@ -1,4 +1,4 @@
-"""Looking at what is stored: one chip, or all chips of a cell, as xarray with real coordinates, as files or a picture."""
+"""Looking at what is stored: one chip, or all chips of a cell, as xarray, as files or a picture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def find_chips(name: str, out: str) -> list[tuple[Store, dict[str, Any]]]:
     found, known = [], []
     for root in _regions(out):
         store = Store(root)
-        rows = [r for r in tables.read_table(store, "chips.parquet", tables.CHIPS).to_pylist()]
+        rows = tables.read_table(store, "chips.parquet", tables.CHIPS).to_pylist()
         known += [r["chip_id"] for r in rows]
         mine = {r["chip_id"]: r for r in rows if name in (r["chip_id"], r["cell"])}
         for stage in ("pixels", "captions"):
@@ -37,7 +37,9 @@ def find_chips(name: str, out: str) -> list[tuple[Store, dict[str, Any]]]:
                         mine[row["chip_id"]][stage] = row
         found += [(store, row) for row in mine.values()]
     if not found:
-        raise Problem(f"there is no chip or cell '{name}' in {out}", fix=nearest(name, known) if known else "run make corpus")
+        raise Problem(
+            f"there is no chip or cell '{name}' in {out}", fix=nearest(name, known) if known else "run make corpus"
+        )
     return found
 
 

@@ -64,7 +64,9 @@ class Source(Manifest):
         if self.sensor is None:
             raise ValueError("an imagery source needs a sensor | add sensor = 's2' or sensor = 's1'")
         if not self.api and not self.items:
-            raise ValueError("an imagery source needs items or an api | add items = 'folder/*.json' or api = 'https://…'")
+            raise ValueError(
+                "an imagery source needs items or an api | add items = 'folder/*.json' or api = 'https://…'"
+            )
         wanted = CANONICAL_BANDS[self.sensor]
         missing = [band for band in wanted if band not in self.assets]
         if missing:

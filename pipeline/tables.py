@@ -1,4 +1,4 @@
-"""One schema per table, with unit and meaning of each column in its metadata, and the only reading and writing of them."""
+"""One schema per table, with unit and meaning of each column; the only place that reads and writes tables."""
 
 from __future__ import annotations
 
@@ -86,7 +86,13 @@ CHIPS = pa.schema(
         _field("datetime", UTC, "acquisition"),
         _field("orbit", pa.string(), "ascending, descending or null", null=True),
         _field("coverage", pa.float64(), "share of the cell inside the scene", "1"),
-        _field("cloud", pa.float64(), "share of the cell in cloud, shadow or cirrus; null when not screened", "1", null=True),
+        _field(
+            "cloud",
+            pa.float64(),
+            "share of the cell in cloud, shadow or cirrus; null when not screened",
+            "1",
+            null=True,
+        ),
         _field("role", pa.string(), "why it was chosen: best, before:<event> or after:<event>"),
         _DROPPED,
         _field("geometry", pa.binary(), "the cell, WKB, EPSG:4326"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harmonize.problem import Problem, nearest
 
 if TYPE_CHECKING:
     import geopandas
+    import shapely
 
 SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")
 
@@ -19,13 +20,15 @@ def read_vector(path: Path, where: str, layer: str | None = None) -> geopandas.G
     import pyogrio.errors
 
     if not path.exists():
-        raise Problem(f"there is no file {path}", where=where, fix="check the path; it is relative to the manifest's folder")
-    try:
-        frame = (
-            geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path, layer=layer)
+        raise Problem(
+            f"there is no file {path}", where=where, fix="check the path; it is relative to the manifest's folder"
         )
+    try:
+        frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path, layer=layer)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
-        raise Problem(f"this vector file cannot be read: {error}", where=str(path), fix="check the file and its layer") from None
+        raise Problem(
+            f"this vector file cannot be read: {error}", where=str(path), fix="check the file and its layer"
+        ) from None
     frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
     if frame.empty:
         raise Problem("this vector file has no feature with a geometry", where=str(path), fix="check its layer")
@@ -54,7 +57,9 @@ def _code_text(value: object) -> str:
     return str(value).strip()
 
 
-def cell_shares(frame: geopandas.GeoDataFrame, epsg: int, bounds: tuple[float, float, float, float]) -> dict[str, float]:
+def cell_shares(
+    frame: geopandas.GeoDataFrame, epsg: int, bounds: tuple[float, float, float, float]
+) -> dict[str, float]:
     """code -> share of the cell's area. Where polygons overlap, the one that stands first in the file counts.
 
     frame in any CRS; bounds of the cell in metres of `epsg`. Edges are densified before the change of CRS.
@@ -79,7 +84,7 @@ def cell_shares(frame: geopandas.GeoDataFrame, epsg: int, bounds: tuple[float, f
     return shares
 
 
-def outline_in(square: object, epsg: int, crs: object) -> object:
+def outline_in(square: shapely.Geometry, epsg: int, crs: Any) -> shapely.Geometry:
     """A cell's square, densified, in another CRS."""
     import geopandas
     import shapely

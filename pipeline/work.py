@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,7 +26,7 @@ class Work:
 
     region: Region
     store: Store
-    tables: dict[str, pa.Table]
+    tables: Mapping[str, pa.Table]
     digests: dict[str, str] = field(default_factory=dict)
     """sha256 of outside files, by absolute path."""
     quiet: bool = False

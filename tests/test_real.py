@@ -50,7 +50,9 @@ def all_arrays(real_run: Path) -> dict[str, tuple[dict, dict]]:
             chip = chips[record["chip_id"]]
             side, kind = chip["size_px"], "<u2" if chip["sensor"] == "s2" else "<f2"
             arrays = {
-                name: np.frombuffer(record[name], kind).reshape(-1, side * 10 // int(name[:-1]), side * 10 // int(name[:-1]))
+                name: np.frombuffer(record[name], kind).reshape(
+                    -1, side * 10 // int(name[:-1]), side * 10 // int(name[:-1])
+                )
                 for name in ("10m", "20m", "60m")
                 if record[name] is not None
             }

@@ -17,6 +17,7 @@ from harmonize.problem import Problem
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 
 Shards = Annotated[list[Path], typer.Argument(help="shard folders, e.g. data/real-samples/shards")]
+MaybeShards = Annotated[list[Path] | None, typer.Argument(help="shard folders; default: those of the run")]
 Runs = Annotated[Path, typer.Option("--runs", help="folder of the runs")]
 RunName = Annotated[str | None, typer.Option("--run", help="name of the run; default: the newest finished one")]
 RUNS = Path("runs")
@@ -32,7 +33,9 @@ def fit(
     shards: Shards,
     runs: Runs = RUNS,
     run: Annotated[str | None, typer.Option("--run", help="name of the run; default <recipe>-<regions>")] = None,
-    stop_at: Annotated[int | None, typer.Option(help="end this call after so many steps; the same call goes on")] = None,
+    stop_at: Annotated[
+        int | None, typer.Option(help="end this call after so many steps; the same call goes on")
+    ] = None,
 ) -> None:
     """Train a recipe on shards. The same call again goes on where it was, or says that it is done."""
     from train import run as runs_of
@@ -43,7 +46,7 @@ def fit(
     samples = open_shards(shards)
     train = wanted_split(samples, "train")
     folder = runs / (run or runs_of.default_name(loaded, samples.regions))
-    if runs_of.begin(folder, loaded, recipe, samples.sha256, samples.regions):
+    if runs_of.begin(folder, loaded, recipe, samples, shards):
         say(f"{folder}: this run is finished")
         return
     counts = ", ".join(f"{len(train.of(sensor=s))} {s}" for s in sensors_of(train))
@@ -66,22 +69,24 @@ def fit(
 
 @app.command()
 def evaluate(
-    shards: Shards,
+    shards: MaybeShards = None,
     runs: Runs = RUNS,
     run: RunName = None,
     split: Annotated[str | None, typer.Option(help="searched split; default: the recipe's")] = None,
-    min_relevant: Annotated[int | None, typer.Option(help="relevant images a query needs; default: the recipe's")] = None,
+    min_relevant: Annotated[
+        int | None, typer.Option(help="relevant images a query needs; default: the recipe's")
+    ] = None,
 ) -> None:
     """Rank a split for families of queries; nDCG@1000, mAP, P@10 beside random, priors and a classifier."""
     from train.evaluate import evaluate as measure
     from train.recipe import Recipe
     from train.report import print_table
-    from train.run import finished_run
+    from train.run import finished_run, shards_of
     from train.shards import open_shards
 
     folder = finished_run(runs, run)
     wanted = Recipe.model_validate(_toml(folder / "recipe.toml")).evaluation
-    samples = open_shards(shards)
+    samples = open_shards(shards_of(folder, shards))
     result = measure(folder, samples, split or wanted.split, min_relevant or wanted.min_relevant)
     if result.get("again"):
         say(f"{folder}: evaluated already")
@@ -98,7 +103,7 @@ def _toml(path: Path) -> dict[str, object]:
 @app.command()
 def search(
     text: Annotated[str, typer.Argument(help='e.g. "flooded area next to crops"')],
-    shards: Shards,
+    shards: MaybeShards = None,
     runs: Runs = RUNS,
     run: RunName = None,
     top: Annotated[int, typer.Option(min=1, help="how many chips")] = 20,
@@ -106,12 +111,12 @@ def search(
     split: Annotated[str | None, typer.Option(help="train, val or test; default all")] = None,
 ) -> None:
     """The chips nearest to a text, with score, labels, date, place and scene, and a contact sheet."""
-    from train.run import finished_run
+    from train.run import finished_run, shards_of
     from train.search import search as find
     from train.shards import open_shards
 
     folder = finished_run(runs, run)
-    path = find(folder, open_shards(shards), text, top, sensor, split)
+    path = find(folder, open_shards(shards_of(folder, shards)), text, top, sensor, split)
     print(path)
 
 

@@ -28,7 +28,7 @@ def months(samples: Samples) -> np.ndarray:
 
 
 def prior(train: Samples, images: Samples) -> np.ndarray:
-    """Share of each class among the training chips of the same sensor and calendar month; of the sensor where none is."""
+    """Share of each class among the training chips of the same sensor and month; of the sensor where none is."""
     labels, known = label_matrix(train)
     scores = np.zeros((len(images), len(CLASSES)))
     for sensor in SENSORS:
@@ -92,10 +92,10 @@ def _logistic(x: np.ndarray, labels: np.ndarray, known: np.ndarray, queries: np.
         solver.zero_grad()
         each = torch.nn.functional.binary_cross_entropy_with_logits(features @ matrix + bias, target, reduction="none")
         loss = (each * weight).sum() / weight.sum() + 1e-4 * matrix.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    solver.step(closure)  # type: ignore[no-untyped-call]
+    solver.step(closure)
     with torch.no_grad():
         found: np.ndarray = torch.sigmoid(torch.from_numpy(queries).double() @ matrix + bias).numpy()
     return found

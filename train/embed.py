@@ -56,13 +56,17 @@ def cached_embeddings(run: Path, model: Closp, samples: Samples, device: torch.d
     from train.checkpoint import write_whole
     from train.run import file_digest
 
-    key = hashlib.sha256("".join([file_digest(run / "model.safetensors"), *samples["sha256"], *samples["chip_id"]]).encode())
+    key = hashlib.sha256(
+        "".join([file_digest(run / "model.safetensors"), *samples["sha256"], *samples["chip_id"]]).encode()
+    )
     path = run / "embeddings" / f"{key.hexdigest()[:24]}.safetensors"
     if path.exists():
         try:
             vectors = load_file(path)["images"]
         except (SafetensorError, KeyError) as error:
-            raise Problem(f"cached embeddings are damaged: {error}", where=str(path), fix="remove the file", code=4) from None
+            raise Problem(
+                f"cached embeddings are damaged: {error}", where=str(path), fix="remove the file", code=4
+            ) from None
         if vectors.shape == (len(samples), model.spec["embed_dim"]):
             return vectors
     vectors = embed_images(model, samples, device, bar=True)

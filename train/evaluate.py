@@ -80,7 +80,7 @@ def _evaluate(run: Path, samples: Samples, images: Samples, split: str, min_rele
             where=str(run),
             fix="ask for fewer with --min-relevant, or evaluate on another split",
         )
-    systems, vectors = _systems(run, samples, images, queries)
+    systems = _systems(run, samples, images, queries)
     result: dict[str, Any] = {
         "key": key,
         "version": EVALUATION_VERSION,
@@ -113,10 +113,8 @@ def _queries(images: Samples, min_relevant: int) -> tuple[list[Query], list[dict
     return queries, skipped
 
 
-def _systems(
-    run: Path, samples: Samples, images: Samples, queries: list[Query]
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """system -> (Q, N) scores; and the image vectors."""
+def _systems(run: Path, samples: Samples, images: Samples, queries: list[Query]) -> dict[str, np.ndarray]:
+    """system -> (Q, N) scores."""
     from train.embed import best_device, cached_embeddings, embed_texts
     from train.model import load_model
 
@@ -136,7 +134,7 @@ def _systems(
         }
         bits = np.array([[q.mask >> k & 1 for k in range(len(CLASSES))] for q in queries], float)
         systems |= {name: bits @ scores.T for name, scores in by_class.items()}
-    return systems, mine
+    return systems
 
 
 def _enough(corpus: Corpus, query: Query, rows: np.ndarray, min_relevant: int) -> bool:
@@ -186,7 +184,9 @@ def _add_gain(systems: dict[str, Any]) -> None:
                 for metric in ("ndcg", "map"):
                     gains = []
                     for text, values in found["each"].items():
-                        values[f"{metric}_gain"] = 0.0 if name == "random" else gain(values[metric], chance[text][metric])
+                        values[f"{metric}_gain"] = (
+                            0.0 if name == "random" else gain(values[metric], chance[text][metric])
+                        )
                         gains.append(values[f"{metric}_gain"])
                     found[f"{metric}_gain"] = float(np.mean(gains))
 

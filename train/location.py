@@ -1,4 +1,4 @@
-"""GeoCLOSP's location tower: SatCLIP's spherical harmonics and SIREN (arXiv 2311.17179, github.com/microsoft/satclip)."""
+"""GeoCLOSP's location tower: SatCLIP's spherical harmonics and SIREN (arXiv 2311.17179, microsoft/satclip)."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def fit(recipe: Recipe, samples: Samples, run: Path, stop_at: int | None = None)
     torch.backends.cudnn.benchmark = False
     model = build_model(recipe).to(device)
     if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     batches = Batches(train, recipe.data, recipe.seed)
     total = recipe.optim.steps or recipe.optim.epochs * batches.steps_per_epoch
     training = Training(recipe, model, batches, optimiser_of(model, recipe.optim), device, total)
@@ -107,7 +107,7 @@ def train_step(training: Training, step: int) -> dict[str, Any]:
             losses[sensor] = batch_loss(model, batch, recipe, training.device)
     loss = torch.stack(list(losses.values())).mean()
     training.optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.clip)
     training.optimiser.step()
     if not torch.isfinite(loss):
@@ -133,8 +133,10 @@ def batch_loss(model: Closp, batch: Batch, recipe: Recipe, device: torch.device)
     if recipe.loss.targets == "one-to-one":
         loss = one_to_one(images, texts, model.scale)
     else:
-        masks = (torch.from_numpy(m).to(device) for m in (batch.label_masks, batch.known_masks, batch.text_masks))
-        right, excluded = relation(*masks, rule=recipe.loss.targets)
+        labels, known, named = (
+            torch.from_numpy(m).to(device) for m in (batch.label_masks, batch.known_masks, batch.text_masks)
+        )
+        right, excluded = relation(labels, known, named, recipe.loss.targets)
         loss = multi_positive(images, texts, model.scale, right, excluded)
     if recipe.location is None:
         return loss
@@ -164,7 +166,10 @@ def optimiser_of(model: Closp, optim: Optim) -> torch.optim.Optimizer:
         rate = optim.lr_text if optim.lr_text and name.startswith("text.") else optim.lr
         decay = 0.0 if parameter.ndim < 2 else optim.weight_decay
         groups.setdefault((rate, decay), []).append(parameter)
-    settings = [{"params": p, "lr": r, "base_lr": r, "weight_decay": d} for (r, d), p in sorted(groups.items(), key=lambda g: g[0])]
+    settings = [
+        {"params": p, "lr": r, "base_lr": r, "weight_decay": d}
+        for (r, d), p in sorted(groups.items(), key=lambda g: g[0])
+    ]
     return torch.optim.AdamW(settings, foreach=False)
 
 
@@ -222,7 +227,14 @@ def _speed(training: Training) -> dict[str, float]:
 def _progress(training: Training, end: int) -> Iterator[int]:
     """Steps to do, with a bar of loss-free facts: rate, images per second, time left."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     training.speed["clock"] = time.perf_counter()
     console = Console(stderr=True)

@@ -30,7 +30,7 @@ def discounts(n: int) -> np.ndarray:
 def measures(ranked: np.ndarray, depth: int = DEPTH) -> dict[str, float]:
     """nDCG@depth (linear gain), average precision, P@10 and recall@depth of graded relevances in ranked order.
 
-    ranked: int (N,), 0 = not relevant. Equal to trec_eval's ndcg_cut, map, P_10, recall. All 0 without a relevant image.
+    ranked: int (N,), 0 = not relevant. As trec_eval's ndcg_cut, map, P_10, recall; all 0 without a relevant image.
     """
     relevant = ranked > 0
     count = int(relevant.sum())
@@ -99,4 +99,4 @@ def block_interval(
         if values:
             for name in METRICS:
                 found[name].append(float(np.mean([v[name] for v in values])))
-    return {name: tuple(np.percentile(v, [2.5, 97.5]).round(6).tolist()) for name, v in found.items() if v}  # type: ignore[misc]
+    return {name: tuple(np.percentile(v, [2.5, 97.5]).round(6).tolist()) for name, v in found.items() if v}

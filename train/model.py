@@ -1,4 +1,4 @@
-"""CLOSP and GeoCLOSP: towers -> one unit sphere. What a saved model says of itself, and loading it without the trainer."""
+"""CLOSP and GeoCLOSP: towers -> one unit sphere; saving a model, and loading it without the trainer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Closp(nn.Module):
 
     def stack(self, sensor: str, arrays: dict[str, Tensor]) -> Tensor:
         """Normalised (B, bands, H, W) of a sensor's native arrays."""
-        return self.images[sensor].stack(arrays)  # type: ignore[operator, no-any-return]
+        return self.images[sensor].stack(arrays)  # type: ignore[operator]
 
     def encode_stack(self, sensor: str, stacked: Tensor) -> Tensor:
         """Unit vectors (B, D) of what `stack` gives."""
@@ -81,7 +81,9 @@ def build_model(recipe: Recipe) -> Closp:
     images = {}
     for sensor in SENSORS:
         tower = ImageTower(sensor, getattr(vision, sensor), *normalisation(vision.normalise, sensor))
-        load_weights(tower, getattr(vision, f"weights_{sensor}"), f"recipe '{recipe.name}', key 'vision.weights_{sensor}'")
+        load_weights(
+            tower, getattr(vision, f"weights_{sensor}"), f"recipe '{recipe.name}', key 'vision.weights_{sensor}'"
+        )
         images[sensor] = tower
     location = LocationTower(recipe.location) if recipe.location else None
     if location and recipe.location and recipe.location.weights != "none":
@@ -119,7 +121,7 @@ def save_model(model: Closp, folder: Path, size_px: int) -> None:
     write_whole(folder / "model.safetensors", save(state))
     text_config = model.text.config()  # type: ignore[operator]
     if text_config["tokenizer"] == "tokenizer/":
-        model.text.tokenizer.save_pretrained(folder / "tokenizer")  # type: ignore[union-attr]
+        model.text.tokenizer.save_pretrained(folder / "tokenizer")  # type: ignore[operator, union-attr]
     config = {
         "model_version": MODEL_VERSION,
         "size_px": size_px,

@@ -149,6 +149,6 @@ def load_recipe(path: Path) -> Recipe:
 
 def _check_file(weights: str, where: str) -> None:
     """A weights entry that looks like a path must exist: found before anything heavy starts."""
-    if weights.endswith((".safetensors", ".pt", ".pth", ".ckpt")) or weights.startswith(("./", "../", "/")):
-        if not Path(weights).exists():
-            raise Problem(f"the weights are not there: {weights}", where=where, fix="download them there, or use 'none'")
+    looks = weights.endswith((".safetensors", ".pt", ".pth", ".ckpt")) or weights.startswith(("./", "../", "/"))
+    if looks and not Path(weights).exists():
+        raise Problem(f"the weights are not there: {weights}", where=where, fix="download them there, or use 'none'")

@@ -38,6 +38,9 @@ def print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a pipe has no width: nothing may be cut off there
     for family in ("class", "label-set"):
         rows = rows_of(result, family)
         if rows:
@@ -45,7 +48,7 @@ def print_table(result: dict[str, Any]) -> None:
             table = Table("images", "system", "queries", *HEAD, title=title, title_justify="left")
             for row in rows:
                 table.add_row(*row, style="bold" if row[1] == "model" else None)
-            Console().print(table)
+            console.print(table)
     for scope, words in SCOPE_WORDS.items():
         found = result["intervals"].get(scope, {})
         if found:
@@ -69,9 +72,13 @@ def write_report(run: Path, result: dict[str, Any], images: Samples, queries: li
     for k, query in enumerate(queries):
         if query.family == "class":
             best = ranking(scores[k], ties)[:TOP]
-            parts.append(f"<h3>{html.escape(query.text)}</h3>{_picture(query.text, images.where(best), scores[k][best])}")
+            parts.append(
+                f"<h3>{html.escape(query.text)}</h3>{_picture(query.text, images.where(best), scores[k][best])}"
+            )
     style = "body{font:14px sans-serif;margin:2em}td,th{padding:2px 10px;text-align:right}th{background:#eee}"
-    page = f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>{style}</style>" + "".join(parts)
+    page = f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>{style}</style>" + "".join(
+        parts
+    )
     write_whole(run / "eval" / "report.html", page.encode())
 
 
@@ -79,8 +86,8 @@ def _facts(result: dict[str, Any]) -> str:
     counts = ", ".join(f"{n} {SCOPE_WORDS[scope]}" for scope, n in result["images"].items())
     regions = html.escape(", ".join(result["regions"]))
     return (
-        f"Regions: {regions}. Images: {counts}. Relevance is the number of the query's classes an image has; images for "
-        f"which a class of the query is unknown are left out of that query. gain = (m - random) / (1 - random)."
+        f"Regions: {regions}. Images: {counts}. Relevance is the number of the query's classes an image has; images "
+        f"for which a class of the query is unknown are left out of that query. gain = (m - random) / (1 - random)."
     )
 
 
@@ -106,4 +113,6 @@ def _picture(title: str, images: Samples, scores: np.ndarray) -> str:
     buffer = io.BytesIO()
     notes = [f"{k + 1}.  {score:.3f}" for k, score in enumerate(scores)]
     sheet(title, images, notes).save(buffer, "JPEG", quality=85)
-    return f'<img alt="{html.escape(title)}" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return (
+        f'<img alt="{html.escape(title)}" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    )

@@ -6,11 +6,14 @@ import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harmonize.problem import Problem, nearest
 from train.checkpoint import write_whole
 from train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from train.shards import Samples
 
 PACKAGES = ("closp", "torch", "timm", "open-clip-torch", "transformers", "numpy", "safetensors")
 
@@ -28,13 +31,15 @@ def read_run(run: Path) -> dict[str, Any] | None:
     try:
         about: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
-        raise Problem(f"run.json is damaged: {error}", where=str(path), fix="remove the run and train again", code=4) from None
+        raise Problem(
+            f"run.json is damaged: {error}", where=str(path), fix="remove the run and train again", code=4
+        ) from None
     return about
 
 
-def begin(run: Path, recipe: Recipe, recipe_path: Path, shards_sha256: str, regions: tuple[str, ...]) -> bool:
+def begin(run: Path, recipe: Recipe, recipe_path: Path, samples: Samples, folders: list[Path]) -> bool:
     """Set up a run's folder or check that it is the same run; True when it is finished already."""
-    wanted = {"recipe_sha256": recipe.sha256, "shards_sha256": shards_sha256}
+    wanted = {"recipe_sha256": recipe.sha256, "shards_sha256": samples.sha256}
     about = read_run(run)
     if about:
         for key, what in (("recipe_sha256", "recipe"), ("shards_sha256", "shards")):
@@ -47,8 +52,14 @@ def begin(run: Path, recipe: Recipe, recipe_path: Path, shards_sha256: str, regi
         return bool(about.get("finished"))
     write_whole(run / "recipe.toml", recipe_path.read_bytes())
     write_whole(run / "environment.json", (json.dumps(environment(), indent=1, sort_keys=True) + "\n").encode())
-    _write(run, {**wanted, "recipe": recipe.name, "regions": list(regions), "finished": False})
+    about = {**wanted, "recipe": recipe.name, "regions": list(samples.regions)}
+    _write(run, {**about, "shards": [str(f) for f in folders], "finished": False})
     return False
+
+
+def shards_of(run: Path, named: list[Path] | None) -> list[Path]:
+    """The shard folders that were named, else those the run was trained on."""
+    return named or [Path(folder) for folder in (read_run(run) or {}).get("shards", [])]
 
 
 def finish(run: Path) -> None:

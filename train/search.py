@@ -35,7 +35,9 @@ def search(run: Path, samples: Samples, text: str, top: int, sensor: str | None,
     keep &= (samples["split"] == split) if split else True
     found = samples.where(keep)
     if not len(found):
-        raise Problem(f"no {sensor} sample is there", where=f"shards of {', '.join(samples.regions)}", fix="drop --sensor")
+        raise Problem(
+            f"no {sensor} sample is there", where=f"shards of {', '.join(samples.regions)}", fix="drop --sensor"
+        )
     scores = vectors[keep] @ embed_texts(model, device, [text])[0]
     best = ranking(scores, tie_break(found["chip_id"]))[:top]
     _print(found.where(best), scores[best])

@@ -1,4 +1,4 @@
-"""Shard folders as one set of samples with random access: index rows, and arrays by offset out of memory-mapped tars."""
+"""Shard folders as one set of samples: index rows, and arrays by offset out of memory-mapped tars."""
 
 from __future__ import annotations
 
@@ -108,9 +108,13 @@ def _open_one(folder: Path) -> tuple[dict[str, Any], pa.Table, list[Path]]:
     for shard in about["shards"]:
         tar = folder / str(shard["url"])
         if tar.parent != folder:
-            raise Problem(f"'{shard['url']}' is not a tar beside shards.json", where=str(folder), fix="make shards again")
+            raise Problem(
+                f"'{shard['url']}' is not a tar beside shards.json", where=str(folder), fix="make shards again"
+            )
         if not tar.exists():
-            raise Problem(f"the tar {tar.name} is missing", where=str(folder), fix="copy it there, or make shards again")
+            raise Problem(
+                f"the tar {tar.name} is missing", where=str(folder), fix="copy it there, or make shards again"
+            )
         if tar.stat().st_size != shard["bytes"]:
             size = tar.stat().st_size
             what = f"{tar.name} has {size} bytes, shards.json says {shard['bytes']}"
@@ -135,7 +139,9 @@ def read_about(folder: Path) -> dict[str, Any]:
             fix="make shards again with this version",
         )
     if about.get("vocabulary") != list(CLASSES):
-        raise Problem("these shards have another vocabulary", where=str(path), fix="make shards again with this version")
+        raise Problem(
+            "these shards have another vocabulary", where=str(path), fix="make shards again with this version"
+        )
     return about
 
 
@@ -196,7 +202,9 @@ class Reader:
             shape = group_shape(group, samples.size_px)
             batch = np.empty((len(samples), *shape), DTYPE[sensor])
             for k in range(len(samples)):
-                tar, offset, length = (int(samples[c][k]) for c in ("tar", f"offset_{group.name}", f"length_{group.name}"))
+                tar, offset, length = (
+                    int(samples[c][k]) for c in ("tar", f"offset_{group.name}", f"length_{group.name}")
+                )
                 member = self._map(tar)[offset : offset + length]
                 batch[k] = self._array(member, shape, DTYPE[sensor], f"{samples['chip_id'][k]} in {self._tars[tar]}")
             arrays[group.name] = batch
@@ -215,7 +223,9 @@ class Reader:
             self._headers[header] = _parse_header(header, where)
         said, kind = self._headers[header]
         if said != shape or kind != np.dtype(dtype) or member.size - start != kind.itemsize * int(np.prod(shape)):
-            raise Problem(f"a sample is {kind} {said}, not {dtype} {shape}", where=where, fix="make shards again", code=4)
+            raise Problem(
+                f"a sample is {kind} {said}, not {dtype} {shape}", where=where, fix="make shards again", code=4
+            )
         return member[start:].view(kind).reshape(shape)
 
 

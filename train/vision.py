@@ -43,6 +43,8 @@ class ImageTower(nn.Module):
         super().__init__()
         self.sensor, self.name = sensor, name
         shape = (1, len(mean), 1, 1)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).reshape(shape), persistent=False)
         self.register_buffer("std", torch.tensor(std).reshape(shape), persistent=False)
         self.trunk = _trunk(name, len(mean), f"key 'vision.{sensor}'")
@@ -150,7 +152,9 @@ def _torchgeo(name: str, where: str) -> dict[str, Tensor]:
         entry = torchgeo.models.get_weight(name)
         state = entry.get_state_dict(progress=False, weights_only=True)
     except (ValueError, KeyError, AttributeError):
-        raise Problem(f"torchgeo has no weights '{name}'", where=where, fix="e.g. ResNet50_Weights.SENTINEL2_ALL_MOCO") from None
+        raise Problem(
+            f"torchgeo has no weights '{name}'", where=where, fix="e.g. ResNet50_Weights.SENTINEL2_ALL_MOCO"
+        ) from None
     except OSError as error:
         what = f"the weights cannot be downloaded: {str(error).splitlines()[0]}"
         raise Problem(what, where=where, fix="download them on a machine with a network and name the file") from None

