@@ -245,5 +245,6 @@ def _agree(a: Any, b: Any) -> bool:
 
 
 def region_files(region: Region) -> list[Path]:
-    """The geometry file, where the manifest names one."""
-    return [region.relative(region.geometry)] if region.geometry else []
+    """The geometry file, where the manifest names one that is there (reading it says what is wrong else)."""
+    path = region.relative(region.geometry) if region.geometry else None
+    return [path] if path and path.exists() else []

@@ -1,0 +1,169 @@
+"""A person's mistakes: each says what, where and how to mend it, leaves with code 2, and leaves nothing half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from world import World
+
+from pipeline.receipt import read_receipt
+from pipeline.store import Store
+
+
+def cli(*words: str) -> tuple[int, str]:
+    """Exit code and everything said, of `python -m pipeline` in this process."""
+    from pipeline.__main__ import main
+
+    said, before, code = io.StringIO(), sys.argv, 0
+    sys.argv = ["pipeline", *words]
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return code, said.getvalue()
+
+
+def replace(old: str, new: str) -> Callable[[World, Path], None]:
+    def change(_: World, manifest: Path) -> None:
+        text = manifest.read_text()
+        assert old in text
+        manifest.write_text(text.replace(old, new, 1))
+
+    return change
+
+
+def _without_asset(world: World, _: Path) -> None:
+    path = world.root / "catalog/s2/S2-0.json"
+    item = json.loads(path.read_text())
+    item["assets"]["B5"] = item["assets"].pop("B05")
+    path.write_text(json.dumps(item))
+
+
+def _without_file(world: World, _: Path) -> None:
+    (world.root / "cogs/s2_0_B11.tif").unlink()
+
+
+def _crosswalk(text: str) -> Callable[[World, Path], None]:
+    def change(world: World, _: Path) -> None:
+        (world.root / "labels/classes.csv").write_text(text)
+
+    return change
+
+
+def _broken_json(world: World, _: Path) -> None:
+    (world.root / "catalog/s1/S1-0.json").write_text("{")
+
+
+HEAD = "code,name,class,status\n"
+CASES: dict[str, tuple[Callable[[World, Path], None], list[str]]] = {
+    "unknown key": (replace("max_cloud", "max_clouds"), ["unknown key 'max_clouds'", "did you mean 'max_cloud'", "tiny.toml"]),
+    "unknown inner key": (replace("block_km", "blok_km"), ["unknown key 'split.blok_km'", "did you mean 'block_km'"]),
+    "west > east": (replace("bounds = [", "bounds = [50.0, 1.0, 2.0, 3.0] #"), ["'bounds'", "west 50", "order: west"]),
+    "south > north": (replace("bounds = [", "bounds = [1.0, 9.0, 2.0, 3.0] #"), ["'bounds'", "south 9"]),
+    "end before start": (replace("2020-12-31", "2019-12-31"), ["end 2019-12-31 is before start 2020-01-01"]),
+    "size": (replace("size_px = 60", "size_px = 64"), ["'size_px'", "64 is not a multiple of 6", "60 or 66"]),
+    "unknown source": (replace('"s2-here"', '"s2-hree"'), ["unknown source 's2-hree'", "imagery[0]", "did you mean 's2-here'"]),
+    "wrong kind": (replace('source = "classes"', 'source = "s1-here"'), ["of kind 'imagery'", "labels[0]"]),
+    "no item": (replace("catalog/s1/*", "catalog/s3/*"), ["matches nothing: catalog/s3/*.json", "imagery[1]"]),
+    "no scene": (replace("2020-01-01", "2020-07-01"), ["the region has no scene", "outside the dates"]),
+    "elsewhere": (replace("bounds = [", "bounds = [100.0, 1.0, 101.0, 2.0] #"), ["no scene", "outside the region"]),
+    "api": (replace('items = "catalog/s1/*.json"', 'api = "https://example.org/v1"'), ["STAC API", "imagery[1]"]),
+    "unknown code": (_crosswalk(HEAD + "1,a,water,judgement\n"), ["label code 2 has no class", "classes.csv", "add the line"]),
+    "unknown class": (_crosswalk(HEAD + "1,a,watr,judgement\n"), ["'watr' is not in the vocabulary", "line 2", "'water'"]),
+    "code twice": (_crosswalk(HEAD + "1,a,water,judgement\n1,b,crops,judgement\n"), ["code 1 stands twice", "line 3"]),
+    "no column": (_crosswalk("code,class\n1,water\n"), ["lacks the column name, status"]),
+    "empty crosswalk": (_crosswalk(HEAD), ["has no line"]),
+    "no crosswalk": (replace("labels/classes.csv", "labels/clases.csv"), ["no crosswalk"]),
+    "missing asset": (_without_asset, ["asset 'B05' (B05) is missing", "S2-0", "assets.B05", "'B5'"]),
+    "missing file": (_without_file, ["the file of asset 'B11' is not there", "S2-0"]),
+    "broken item": (_broken_json, ["not valid JSON", "S1-0.json"]),
+    "no baseline": (lambda w, _: _edit_item(w, "s2:processing_baseline"), ["no s2:processing_baseline", "baseline_offset"]),
+    "label file": (replace("classes.tif", "klasses.tif"), ["there is no label file", "klasses.tif", "labels[0]"]),
+    "split": (replace("block_km", "train = 0.9\nval = 0.2\ntest = 0.2\nblock_km"), ["train + val + test is 1.3"]),
+    "not toml": (replace("size_px =", "size_px"), ["not valid TOML", "tiny.toml"]),
+    "name": (replace('name = "tiny"', 'name = "other"'), ["name is 'other'", "tiny.toml"]),
+    "pole": (replace("bounds = [", "bounds = [1.0, 85.0, 2.0, 86.0] #"), ["no scene"]),
+    "no place": (replace("bounds = [", "#"), ["a region needs one of bounds, geometry, mgrs"]),
+    "geometry": (replace("bounds = [", 'geometry = "none.geojson" #'), ["none.geojson", "'geometry'"]),
+}  # fmt: skip
+
+
+def _edit_item(world: World, key: str) -> None:
+    path = world.root / "catalog/s2/S2-0.json"
+    item = json.loads(path.read_text())
+    del item["properties"][key]
+    path.write_text(json.dumps(item))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_mistakes_are_explained(case: str, tmp_path: Path) -> None:
+    change, words = CASES[case]
+    world = World(tmp_path, size_m=1200)
+    manifest = world.write()
+    change(world, manifest)
+    out = tmp_path / "out"
+    code, said = cli("build", str(manifest), "--to", "shards", "--out", str(out))
+    assert code == 2, said
+    for word in words:
+        assert word in said, said
+    assert "fix:" in said
+    assert "Traceback" not in said
+    assert not list(out.rglob(".*.tmp")), "nothing half-written"
+    assert not (out / "tiny/shards/shards.json").exists()
+
+
+def test_no_such_manifest_or_stage(tmp_path: Path) -> None:
+    World(tmp_path, size_m=1200).write()
+    code, said = cli("build", str(tmp_path / "tinny.toml"))
+    assert code == 2
+    assert "did you mean 'tiny.toml'" in said
+    code, said = cli("build", str(tmp_path / "tiny.toml"), "--to", "shrads")
+    assert code == 2
+    assert "did you mean 'shards'" in said
+
+
+def test_a_label_file_that_does_not_cover_the_region_is_told(tmp_path: Path) -> None:
+    world = World(tmp_path, size_m=2400)
+    manifest = world.write()
+    half = np.ones((240, 60), np.uint8)
+    world.tif(tmp_path / "labels/classes.tif", half, 10)
+    code, said = cli("build", str(manifest), "--to", "shards", "--out", str(tmp_path / "out"))
+    assert code == 0, said
+    assert "warning: label source 'classes' labels" in said
+    import pyarrow.parquet as pq
+
+    labels = pq.read_table(tmp_path / "out/tiny/labels.parquet").to_pylist()
+    assert {row["dropped"] for row in labels} == {None, "not covered"}
+    captions = pq.read_table(tmp_path / "out/tiny/captions.parquet").to_pylist()
+    assert {row["dropped"] for row in captions} == {None, "no labels"}
+
+
+def test_a_corrupt_file_costs_its_chips_and_no_others(tmp_path: Path) -> None:
+    world = World(tmp_path, size_m=1200, dates=("2020-06-01T10:00:00Z", "2020-07-01T10:00:00Z"))
+    manifest = world.write()
+    path = tmp_path / "cogs/s2_1_B04.tif"
+    path.write_bytes(path.read_bytes()[:300])
+    code, said = cli("build", str(manifest), "--to", "shards", "--out", str(tmp_path / "out"))
+    assert code == 0, said
+    receipt = read_receipt(Store(str(tmp_path / "out/tiny")), "pixels")
+    assert receipt
+    assert receipt.dropped == {"unreadable": 4}
+    assert receipt.kept == 8, "4 cells of the other S2 scene and 4 of S1"
+
+
+def test_a_stage_alone_refuses_on_a_missing_input(tmp_path: Path) -> None:
+    manifest = World(tmp_path, size_m=1200).write()
+    code, said = cli("pixels", str(manifest), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "needs scenes" in said
+    assert f"python -m pipeline scenes {manifest}" in said
