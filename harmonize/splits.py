@@ -44,50 +44,56 @@ def stratified_split(masks: Mapping[str, int], shares: SplitShares) -> dict[str,
     """Split of every cell so that each class has its share in each split (the paper's protocol).
 
     masks: cell -> the labels of all its chips together. Cells with the same label set are dealt out by whole numbers;
-    what remains goes one by one to the split that still wants its rarest class most (Sechidis et al. 2011,
-    doi:10.1007/978-3-642-23808-6_10). The result depends on the cells and their labels alone, not on their order.
+    what remains goes one by one, rarest class first (Sechidis et al. 2011, doi:10.1007/978-3-642-23808-6_10), to the
+    split that lowers the squared error of all its classes' shares most. The result depends on the cells and their
+    labels alone, not on their order.
     """
     wanted = {name: value for name, value in vars(shares).items() if value > 0}
     by_set: dict[int, list[str]] = {}
     for cell in sorted(masks, key=lambda c: (unit_interval(c), c)):
         by_set.setdefault(masks[cell], []).append(cell)
-    result: dict[str, str] = {}
-    want = {
-        name: {k: share * sum(len(c) for m, c in by_set.items() if m >> k & 1) for k in range(len(CLASSES))}
-        | {-1: share * len(masks)}
-        for name, share in wanted.items()
-    }
+    counts = {k: sum(len(c) for m, c in by_set.items() if k in _bits(m)) for k in (ALL, *range(len(CLASSES)))}
+    dealer = _Dealer(wanted, counts)
     left: list[str] = []
     for mask, cells in sorted(by_set.items()):
         start = 0
         for name, share in wanted.items():
             number = int(share * len(cells))
             for cell in cells[start : start + number]:
-                _give(result, want, cell, mask, name)
+                dealer.give(cell, mask, name)
             start += number
         left += cells[start:]
-    _deal(left, masks, want, result)
-    return result
+    rarity = Counter(k for cell in left for k in _bits(masks[cell]))
+    for cell in sorted(left, key=lambda c: (min(rarity[k] for k in _bits(masks[c])), unit_interval(c), c)):
+        dealer.give(cell, masks[cell], dealer.best(masks[cell]))
+    return dealer.result
 
 
-def _give(result: dict[str, str], want: dict[str, dict[int, float]], cell: str, mask: int, name: str) -> None:
-    result[cell] = name
-    want[name][-1] -= 1
-    for k in range(len(CLASSES)):
-        if mask >> k & 1:
-            want[name][k] -= 1
+ALL = -1
+"""Stands for a class that every cell has, so that the splits' sizes count too."""
 
 
-def _deal(left: list[str], masks: Mapping[str, int], want: dict[str, dict[int, float]], result: dict[str, str]) -> None:
-    """One by one, the rarest class among what is left first."""
-    counts = Counter(k for cell in left for k in range(len(CLASSES)) if masks[cell] >> k & 1)
-    rarity = {k: place for place, (k, _) in enumerate(sorted(counts.items(), key=lambda item: (item[1], item[0])))}
+def _bits(mask: int) -> list[int]:
+    return [ALL, *(k for k in range(len(CLASSES)) if mask >> k & 1)]
 
-    def rarest(cell: str) -> int:
-        mine = [k for k in rarity if masks[cell] >> k & 1]
-        return min(mine, key=lambda k: rarity[k]) if mine else -1
 
-    for cell in sorted(left, key=lambda c: (rarity.get(rarest(c), len(rarity)), unit_interval(c), c)):
-        k = rarest(cell)
-        name = max(want, key=lambda n: (want[n][k], want[n][-1], n))
-        _give(result, want, cell, masks[cell], name)
+class _Dealer:
+    """How many cells of each class every split still wants."""
+
+    def __init__(self, shares: dict[str, float], counts: dict[int, int]) -> None:
+        self.result: dict[str, str] = {}
+        self._counts, self._shares = counts, shares
+        self._want = {name: {k: share * n for k, n in counts.items()} for name, share in shares.items()}
+
+    def give(self, cell: str, mask: int, name: str) -> None:
+        self.result[cell] = name
+        for k in _bits(mask):
+            self._want[name][k] -= 1
+
+    def best(self, mask: int) -> str:
+        """The split where one more cell lowers the squared relative error of its classes, summed, most."""
+
+        def fall(name: str) -> float:
+            return sum((2 * self._want[name][k] - 1) / (self._shares[name] * self._counts[k] ** 2) for k in _bits(mask))
+
+        return max(self._shares, key=lambda name: (fall(name), self._shares[name], name))
