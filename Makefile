@@ -44,7 +44,8 @@ corpus: $(VENV)/.ready  ## tables and pixels of REGION
 shards: $(VENV)/.ready  ## REGION's corpus as WebDataset tars
 	$(region)@$(PY) -m pipeline build $(REGION) --to shards --out $(OUT) $(ARGS)
 
-train: shards  ## train RECIPE on the shards of REGION (one or more)
+train: $(VENV)/.ready  ## train RECIPE on the shards of REGION (one or more)
+	$(region)@$(PY) -m pipeline build $(REGION) --to shards --out $(OUT) || [ $$? = 3 ]  # failed rows are no reason to stop
 	@$(PY) -m train fit $(RECIPE) $(folders) --runs $(RUNS) $(run) $(ARGS)
 
 evaluate: $(VENV)/.ready  ## nDCG@1000, mAP, P@10 of RUN= (default: the newest) on REGION (default: the run's)

@@ -42,10 +42,14 @@ def build(
     from pipeline import runner
 
     _known(to)
+    failed = 0
     for path in regions:
         region, store = runner.load(path, out)
-        if not runner.run_upto(region, store, to):
+        done = runner.run_upto(region, store, to)
+        failed += sum(runner.failures(receipt) for receipt in done)
+        if not done:
             runner.say(f"{region.name}: everything up to {to} is up to date")
+    _leave(failed)
 
 
 @app.command()
@@ -66,7 +70,7 @@ def redo(
         raise Problem(
             f"redo {stage} needs {stale[0]} up to date", fix=f"python -m pipeline build {region} --to {stage}"
         )
-    runner.redo(loaded, store, stage, to)
+    _leave(sum(runner.failures(receipt) for receipt in runner.redo(loaded, store, stage, to)))
 
 
 @app.command()
@@ -97,6 +101,13 @@ def show(
     show_chip(chip, out, netcdf, tif, png)
 
 
+def _leave(failed: int) -> None:
+    """Code 3 where rows failed: everything else is done, and those rows stand in their table with the reason."""
+    if failed:
+        print(f"finished, but {failed} rows could not be read; see `dropped` in pixels.parquet", file=sys.stderr)
+        raise typer.Exit(3)
+
+
 def _known(stage: str) -> None:
     from harmonize.problem import nearest
     from pipeline.stages import STAGES
@@ -110,8 +121,11 @@ def _add_stage(name: str, does: str) -> None:
         from pipeline import runner
 
         loaded, store = runner.load(region, out)
-        if runner.run_alone(loaded, store, name) is None:
+        receipt = runner.run_alone(loaded, store, name)
+        if receipt is None:
             runner.say(f"{loaded.name}: {name} is up to date")
+        else:
+            _leave(runner.failures(receipt))
 
     command.__doc__ = f"Stage: {does}."
     app.command(name)(command)

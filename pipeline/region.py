@@ -191,6 +191,12 @@ def load_region(path: str | Path) -> Region:
     uses += [(f"labels[{k}]", use.source, "labels") for k, use in enumerate(region.labels)]
     for key, name, kind in uses:
         _check_use(path, key, name, kind, known)
+    if region.events:
+        raise Problem(
+            "this version does not read crisis events; without them their chips would be labelled as undisturbed",
+            where=f"{path}, key 'events[0]'",
+            fix="remove [[events]] until the event readers are there",
+        )
     used = {name: known[name] for _, name, _ in uses}
     for k, use in enumerate(region.labels):
         _check_label(path, k, use, used[use.source])

@@ -190,6 +190,11 @@ def _run(stage: Stage, region: Region, store: Store, found: dict[str, State], qu
     return receipt
 
 
+def failures(receipt: Receipt) -> int:
+    """Rows that were wanted and could not be had, as opposed to those that a rule dropped."""
+    return receipt.dropped.get("unreadable", 0) if receipt.stage == "pixels" else 0
+
+
 def _short(reason: str) -> str:
     """Reasons are counted by what stands before the colon: `unreadable: <file>` is one kind."""
     return reason.split(":")[0]

@@ -57,7 +57,8 @@ class Store:
             return Path(tempfile.mkdtemp(prefix="closp-")) / Path(name).name
         target = Path(self.path(name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        return target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        # One name per file: what a killed run left is written over, not left lying.
+        return target.with_name(f".{target.name}.tmp")
 
     def adopt(self, draft: Path, name: str) -> None:
         """Put a finished draft in its place; it must have been fsynced."""

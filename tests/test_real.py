@@ -182,3 +182,23 @@ def test_shards_hold_what_the_tables_say(real_run: Path, samples: dict) -> None:
             piece = tar[start : start + row[f"length_{group}"]]
             assert piece == members[f"{group}.npy"]
             np.load(io.BytesIO(piece), allow_pickle=False)
+
+
+def test_tiny_learns_its_real_training_chips(real_run: Path, tmp_path: Path) -> None:
+    """The recipe tiny, as `make train` runs it: mAP over classes on its own training chips, per sensor."""
+    from conftest import ROOT
+
+    from train.evaluate import evaluate
+    from train.loop import fit
+    from train.model import build_model
+    from train.recipe import load_recipe
+    from train.shards import open_shards
+
+    recipe = load_recipe(ROOT / "manifests/recipes/tiny.toml")
+    samples = open_shards([real_run / "shards"])
+    assert fit(recipe, samples, tmp_path, build_model(recipe))
+    result = evaluate(tmp_path, samples, recipe.evaluation.split, recipe.evaluation.min_relevant)
+    for sensor in ("s1", "s2"):
+        model, chance = (result["systems"][name][sensor]["class"]["map"] for name in ("model", "random"))
+        assert model >= 0.9, f"{sensor}: {model:.3f}, by chance {chance:.3f}"
+        assert chance < 0.6

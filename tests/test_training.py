@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from train.evaluate import class_map, evaluate
 from train.loop import fit, learning_rate
 from train.model import build_model, load_model
 from train.recipe import Data, Location, Optim, Recipe, Text, Vision, load_recipe
-from train.run import begin, finish, finished_run
+from train.run import begin, finish, finished_run, is_finished
 from train.shards import Reader, open_shards, wanted_split
 
 SMALL = Recipe(
@@ -204,7 +204,7 @@ def test_stack_repeats_orders_and_fills() -> None:
 def test_fit_learns_and_the_model_loads_without_its_recipe(shards: Path, tmp_path: Path) -> None:
     samples = open_shards([shards])
     recipe = SMALL.model_copy(update={"optim": Optim(steps=80, lr=3e-3), "checkpoint_steps": 40})
-    assert fit(recipe, samples, tmp_path)
+    assert fit(recipe, samples, tmp_path, build_model(recipe))
     model = load_model(tmp_path)
     train, cpu = samples.of("train"), torch.device("cpu")
     vectors = embed_images(model, train, cpu)
@@ -303,7 +303,7 @@ def test_evaluate_writes_what_trec_eval_agrees_with(shards: Path, tmp_path: Path
     import pytrec_eval
 
     samples = open_shards([shards])
-    fit(SMALL, samples, tmp_path)
+    fit(SMALL, samples, tmp_path, build_model(SMALL))
     result = evaluate(tmp_path, samples, "train", 1)
     with (tmp_path / "eval/model.trec").open() as file:
         run = pytrec_eval.parse_run(file)
@@ -376,7 +376,7 @@ def test_bad_recipes_are_explained(case: str, shards: Path, tmp_path: Path) -> N
     assert "Traceback" not in found.stderr
     for word in words:
         assert word in found.stderr
-    assert not list((tmp_path / "runs").rglob("*.safetensors"))
+    assert not (tmp_path / "runs").exists(), "a run that cannot start leaves nothing behind"
 
 
 def test_runs_are_not_mixed_up(shards: Path, tmp_path: Path) -> None:
@@ -384,15 +384,18 @@ def test_runs_are_not_mixed_up(shards: Path, tmp_path: Path) -> None:
     recipe.write_text(RECIPE_TEXT)
     loaded = load_recipe(recipe)
     run = tmp_path / "runs" / "one"
-    assert not begin(run, loaded, recipe, samples, [shards])
+    assert not is_finished(run, loaded, samples)
+    begin(run, loaded, recipe, samples, [shards])
     with pytest.raises(Problem, match="not finished"):
         finished_run(tmp_path / "runs", "one")
     with pytest.raises(Problem, match="no finished run"):
         finished_run(tmp_path / "runs", None)
     finish(run)
-    assert begin(run, loaded, recipe, samples, [shards])
-    with pytest.raises(Problem, match="another recipe"):
-        begin(run, loaded.model_copy(update={"seed": 5}), recipe, samples, [shards])
+    assert is_finished(run, loaded, samples)
+    with pytest.raises(Problem, match="other recipe"):
+        is_finished(run, loaded.model_copy(update={"seed": 5}), samples)
+    with pytest.raises(Problem, match="other shards"):
+        is_finished(run, loaded, replace(samples, sha256="0"))
     with pytest.raises(Problem, match="did you mean 'one'"):
         finished_run(tmp_path / "runs", "onr")
 

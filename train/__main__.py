@@ -46,7 +46,7 @@ def fit(
     samples = open_shards(shards)
     train = wanted_split(samples, "train")
     folder = runs / (run or runs_of.default_name(loaded, samples.regions))
-    if runs_of.begin(folder, loaded, recipe, samples, shards):
+    if runs_of.is_finished(folder, loaded, samples):
         say(f"{folder}: this run is finished")
         return
     counts = ", ".join(f"{len(train.of(sensor=s))} {s}" for s in sensors_of(train))
@@ -59,8 +59,11 @@ def fit(
     if len(sensors_of(train)) < 2:
         say(f"only {sensors_of(train)[0]} is in these shards: the other sensor's tower is not trained")
     from train.loop import fit as fit_loop
+    from train.model import build_model
 
-    if fit_loop(loaded, samples, folder, stop_at):
+    model = build_model(loaded)  # before anything is written: a tower or weights may be missing
+    runs_of.begin(folder, loaded, recipe, samples, shards)
+    if fit_loop(loaded, samples, folder, model, stop_at):
         runs_of.finish(folder)
         say(f"{folder}: finished; next: make evaluate, make search QUERY=…")
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from harmonize.problem import Problem
 from train.batches import Batch, Batches, counter
 from train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from train.loss import multi_positive, one_to_one, relation, same_place
-from train.model import Closp, build_model, save_model
+from train.model import Closp, save_model
 from train.recipe import Optim, Recipe
 from train.shards import Samples
 from train.vision import to_tensors
@@ -41,8 +42,8 @@ class Training:
         return self.device.type == "cuda" and self.recipe.optim.precision == "auto"
 
 
-def fit(recipe: Recipe, samples: Samples, run: Path, stop_at: int | None = None) -> bool:
-    """Train a recipe on the train split of some shards in a run folder; go on from its last checkpoint.
+def fit(recipe: Recipe, samples: Samples, run: Path, model: Closp, stop_at: int | None = None) -> bool:
+    """Train a recipe's fresh model on the train split of shards in a run folder; go on from its last checkpoint.
 
     `stop_at` ends this call after that step (the run can go on later). True when the run is complete.
     """
@@ -50,7 +51,7 @@ def fit(recipe: Recipe, samples: Samples, run: Path, stop_at: int | None = None)
     train = train.where(train["label_mask"] != 0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = False
-    model = build_model(recipe).to(device)
+    model = model.to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
     batches = Batches(train, recipe.data, recipe.seed)
@@ -58,6 +59,8 @@ def fit(recipe: Recipe, samples: Samples, run: Path, stop_at: int | None = None)
     training = Training(recipe, model, batches, optimiser_of(model, recipe.optim), device, total)
     saved = checkpoints(run)
     training.started = load_checkpoint(saved[-1], model, training.optimiser) if saved else 0
+    if training.started:
+        print(f"{run}: going on after step {training.started} of {total}", file=sys.stderr)
     _cut(run / "metrics.jsonl", training.started)
     end = min(total, stop_at or total)
     for step in _progress(training, end):

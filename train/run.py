@@ -37,24 +37,33 @@ def read_run(run: Path) -> dict[str, Any] | None:
     return about
 
 
-def begin(run: Path, recipe: Recipe, recipe_path: Path, samples: Samples, folders: list[Path]) -> bool:
-    """Set up a run's folder or check that it is the same run; True when it is finished already."""
-    wanted = {"recipe_sha256": recipe.sha256, "shards_sha256": samples.sha256}
+def is_finished(run: Path, recipe: Recipe, samples: Samples) -> bool:
+    """Whether this run is done. A run of another recipe or other shards under this name is a Problem."""
     about = read_run(run)
-    if about:
-        for key, what in (("recipe_sha256", "recipe"), ("shards_sha256", "shards")):
-            if about.get(key) != wanted[key]:
-                raise Problem(
-                    f"this run was made with another {what}",
-                    where=str(run),
-                    fix=f"give the new run a name (RUN=… or --run), or remove {run}",
-                )
-        return bool(about.get("finished"))
+    if about is None:
+        return False
+    for key, what in _identity(recipe, samples).items():
+        if about.get(key) != what:
+            raise Problem(
+                f"this run was made with other {key.split('_')[0]}",
+                where=str(run),
+                fix=f"give the new run a name (RUN=… or --run), or remove {run}",
+            )
+    return bool(about.get("finished"))
+
+
+def _identity(recipe: Recipe, samples: Samples) -> dict[str, str]:
+    return {"recipe_sha256": recipe.sha256, "shards_sha256": samples.sha256}
+
+
+def begin(run: Path, recipe: Recipe, recipe_path: Path, samples: Samples, folders: list[Path]) -> None:
+    """Set up a run's folder, unless it is set up already."""
+    if read_run(run):
+        return
     write_whole(run / "recipe.toml", recipe_path.read_bytes())
     write_whole(run / "environment.json", (json.dumps(environment(), indent=1, sort_keys=True) + "\n").encode())
-    about = {**wanted, "recipe": recipe.name, "regions": list(samples.regions)}
+    about = {**_identity(recipe, samples), "recipe": recipe.name, "regions": list(samples.regions)}
     _write(run, {**about, "shards": [str(f) for f in folders], "finished": False})
-    return False
 
 
 def shards_of(run: Path, named: list[Path] | None) -> list[Path]:

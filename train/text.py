@@ -72,7 +72,9 @@ def text_tower(spec: Text) -> nn.Module:
         return ClipText(spec)
     folder = minilm_folder(spec.weights)
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # it would draw over ours
     try:
         encoder = AutoModel.from_pretrained(folder, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
