@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from harmonize.command import run_command, stop_on_interrupt
 from harmonize.problem import Problem
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False)
@@ -144,15 +145,9 @@ for _name, _does in (
 
 
 def main() -> None:
-    try:
-        app()
-    except Problem as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(problem.code)
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+    run_command(app)
 
 
 if __name__ == "__main__":
+    stop_on_interrupt()
     main()

@@ -168,14 +168,13 @@ def read_strip(scene: dict[str, Any], members: list[dict[str, Any]], source: Sou
     assets = json.loads(scene["assets"])
     boxes = np.array([[c["west"], c["south"], c["east"], c["north"]] for c in members])
     bounds = (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))
-    epsg = members[0]["epsg"]
+    epsg, own = members[0]["epsg"], scene["epsg"]
+    around = bounds if epsg == own else raster.bounds_in(bounds, epsg, f"EPSG:{own}")
     arrays: dict[str, xr.DataArray] = {}
     for group in GROUPS[scene["sensor"]]:
         bands = []
         for band in group.bands:
             href = work.openable(assets[band])
-            crs = raster.open_raster(href).rio.crs if epsg != scene["epsg"] else None
-            around = bounds if crs is None else raster.bounds_in(bounds, epsg, crs)
             part = raster.read_window(href, around)
             if part is None:
                 return None

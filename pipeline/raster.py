@@ -216,17 +216,18 @@ OUTSIDE = -32768
 
 def read_classes(href: str, epsg: int, bounds: tuple[float, float, float, float]) -> xr.DataArray | None:
     """Class codes (y, x), int32, around bounds of another CRS; the file's nodata becomes OUTSIDE. None: no overlap."""
-    import rioxarray.exceptions
+    from rioxarray.exceptions import NoDataInBounds, OneDimensionalRaster
 
-    raster = open_raster(href).isel(band=0, drop=True)
-    margin = MARGIN_PX * abs(raster.rio.transform().a)
-    west, south, east, north = bounds_in(bounds, epsg, raster.rio.crs)
-    try:
-        part = raster.rio.clip_box(west - margin, south - margin, east + margin, north + margin).load()
-    except rioxarray.exceptions.NoDataInBounds:
-        return None
+    with open_raster(href) as opened:
+        raster = opened.isel(band=0, drop=True)
+        margin = MARGIN_PX * abs(raster.rio.transform().a)
+        west, south, east, north = bounds_in(bounds, epsg, raster.rio.crs)
+        try:
+            part = raster.rio.clip_box(west - margin, south - margin, east + margin, north + margin).load()
+        except (NoDataInBounds, OneDimensionalRaster):
+            return None  # one row or column can only be margin
     codes = part.values.astype(np.int32)
-    nodata = raster.rio.nodata
+    nodata = part.rio.nodata
     if nodata is not None:
         codes = np.where(part.values == nodata, OUTSIDE, codes)
     return part.copy(data=codes).rio.write_nodata(OUTSIDE)

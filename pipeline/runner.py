@@ -146,6 +146,7 @@ def run_upto(region: Region, store: Store, last: str, quiet: bool = False) -> li
 
 def redo(region: Region, store: Store, first: str, last: str, quiet: bool = False) -> list[Receipt]:
     """Run a stage and everything after it again, nothing before it."""
+    say(f"redo: {', '.join(after(first))}")
     for name in after(first):
         store.remove(receipt_name(name)) if store.exists(receipt_name(name)) else None
     return run_upto(region, store, last, quiet)

@@ -188,9 +188,7 @@ def _wids(region: Region, split: str, sensor: str, tars: list[dict[str, Any]]) -
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
         "name": f"{region.name}-{split}-{sensor}",
-        "shardlist": [
-            {"url": t["url"], "nsamples": t["nsamples"], "filesize": t["bytes"], "sha256": t["sha256"]} for t in tars
-        ],
+        "shardlist": [{**tar, "filesize": tar["bytes"]} for tar in tars],
     }
 
 

@@ -127,9 +127,11 @@ def show_chip(name: str, out: str, netcdf: Path | None, tif: Path | None, png: P
     store, row = found[0]
     if netcdf:
         data = open_cell(name, out) if name == row["cell"] else _dataset(store, row)
-        data.to_netcdf(_ready(netcdf))
+        data.to_netcdf(_ready(netcdf), engine="netcdf4")
     if tif:
-        _dataset(store, row)[row["sensor"]].rio.to_raster(_ready(tif), compress="deflate")
+        stack = _dataset(store, row)[row["sensor"]]
+        stack.attrs["long_name"] = tuple(stack.band.values)  # rioxarray writes it as the bands' descriptions
+        stack.rio.to_raster(_ready(tif), compress="deflate")
     if png:
         from PIL import Image
 

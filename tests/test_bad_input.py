@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run
 from world import World
 
 from pipeline.receipt import read_receipt
@@ -18,19 +16,9 @@ from pipeline.store import Store
 
 
 def cli(*words: str) -> tuple[int, str]:
-    """Exit code and everything said, of `python -m pipeline` in this process."""
-    from pipeline.__main__ import main
-
-    said, before, code = io.StringIO(), sys.argv, 0
-    sys.argv = ["pipeline", *words]
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return code, said.getvalue()
+    """Exit code and everything said, of `python -m pipeline`."""
+    found = run("pipeline", *words)
+    return found.returncode, found.all
 
 
 def replace(old: str, new: str) -> Callable[[World, Path], None]:

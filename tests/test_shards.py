@@ -134,10 +134,11 @@ def test_open_chip_and_cell_have_real_coordinates(out: Path, tmp_path: Path) -> 
     assert row["scene"] in said
     with rasterio.open(tif) as source:
         assert (source.read() == chip["s2"].values).all()
+        assert source.descriptions[:3] == ("B01", "B02", "B03")
         assert source.bounds == (row["west"], row["south"], row["east"], row["north"])
     import xarray as xr
 
-    with xr.open_dataset(nc) as stored:
+    with xr.open_dataset(nc, engine="netcdf4") as stored:
         assert (stored["s2"].values == chip["s2"].values).all()
     cell = pipeline.open_cell(row["cell"], out=str(out))
     assert cell["s2"].dims == ("s2_time", "s2_band", "y", "x")

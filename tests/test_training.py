@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -11,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import Said, run
 from conftest import ROOT
 from fake_shards import write_fake_shards
 
@@ -219,27 +218,8 @@ def test_fit_learns_and_the_model_loads_without_its_recipe(shards: Path, tmp_pat
     assert not [p for p in tmp_path.rglob("*") if p.suffix in (".pkl", ".pt", ".pth", ".bin")]
 
 
-@dataclass
-class Said:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 def run_cli(*words: str) -> Said:
-    """The command line in this process: importing torch and open_clip again would cost ten seconds each time."""
-    from train.__main__ import main
-
-    out, err, before, code = io.StringIO(), io.StringIO(), sys.argv, 0
-    sys.argv = ["train", *words]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return Said(code, out.getvalue(), err.getvalue())
+    return run("train", *words)
 
 
 RECIPE_TEXT = """
@@ -383,19 +363,19 @@ def test_runs_are_not_mixed_up(shards: Path, tmp_path: Path) -> None:
     samples, recipe = open_shards([shards]), tmp_path / "killed.toml"
     recipe.write_text(RECIPE_TEXT)
     loaded = load_recipe(recipe)
-    run = tmp_path / "runs" / "one"
-    assert not is_finished(run, loaded, samples)
-    begin(run, loaded, recipe, samples, [shards])
+    folder = tmp_path / "runs" / "one"
+    assert not is_finished(folder, loaded, samples)
+    begin(folder, loaded, recipe, samples, [shards])
     with pytest.raises(Problem, match="not finished"):
         finished_run(tmp_path / "runs", "one")
     with pytest.raises(Problem, match="no finished run"):
         finished_run(tmp_path / "runs", None)
-    finish(run)
-    assert is_finished(run, loaded, samples)
+    finish(folder)
+    assert is_finished(folder, loaded, samples)
     with pytest.raises(Problem, match="other recipe"):
-        is_finished(run, loaded.model_copy(update={"seed": 5}), samples)
+        is_finished(folder, loaded.model_copy(update={"seed": 5}), samples)
     with pytest.raises(Problem, match="other shards"):
-        is_finished(run, loaded, replace(samples, sha256="0"))
+        is_finished(folder, loaded, replace(samples, sha256="0"))
     with pytest.raises(Problem, match="did you mean 'one'"):
         finished_run(tmp_path / "runs", "onr")
 

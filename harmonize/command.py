@@ -1,0 +1,28 @@
+"""How every command of this project ends: a person's mistake, Ctrl-C, or done."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+from harmonize.problem import Problem
+
+
+def run_command(app: Callable[[], object]) -> None:
+    """Run a command line; a Problem is printed without a traceback and leaves with its code."""
+    try:
+        app()
+    except Problem as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(problem.code)
+
+
+def stop_on_interrupt() -> None:
+    """Ctrl-C leaves with 130. Files are whole or not there, so there is nothing to clean up."""
+
+    def stop(*_: object) -> None:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+    signal.signal(signal.SIGINT, stop)
