@@ -20,11 +20,14 @@ from conftest import ROOT
 from fake_shards import write_fake_shards
 
 from harmonize.problem import Problem
+from harmonize.queries import class_queries
 from harmonize.vocabulary import mask_of
 from train.batches import Batches, subset_view
 from train.embed import embed_images, embed_texts
-from train.evaluate import class_map, evaluate
+from train.evaluate import Corpus, class_map, evaluate
+from train.location import LocationTower, load_satclip
 from train.loop import fit, learning_rate
+from train.metrics import measures
 from train.model import build_model, load_model
 from train.recipe import Data, Location, Optim, Recipe, Text, Vision, load_recipe
 from train.run import begin, finish, finished_run, is_finished
@@ -151,6 +154,15 @@ def test_order_is_a_function_of_the_position(shards: Path) -> None:
     seen = [cell for step in range(2) for cell in one.batch("s2", step).cells]
     assert len(set(seen)) == 20, "an epoch sees every sample once"
     assert list(one.batch("s2", 2).cells) != list(one.batch("s2", 0).cells)
+
+
+def test_no_batch_holds_a_sample_twice(shards: Path) -> None:
+    train = open_shards([shards]).of("train", "s1")
+    batches = Batches(train, Data(batch_size=5), 0)  # 14 samples: two whole batches and four that wait
+    assert batches.steps_per_epoch == 2
+    seen = [list(batches.batch("s1", step).cells) for step in range(40)]
+    assert all(len(set(cells)) == 5 for cells in seen)
+    assert len({cell for cells in seen for cell in cells}) == 14
 
 
 def test_balanced_sampling_evens_out_classes(shards: Path) -> None:
@@ -341,6 +353,7 @@ BAD = {
     "missing file": ("[vision]\nweights_s2 = './none.safetensors'", ["the weights are not there", "vision.weights_s2"]),
     "missing folder": ("[text]\nweights = '/nowhere/minilm'", ["not there", "text.weights"]),
     "torchgeo": ("[vision]\nweights_s1 = 'torchgeo:ResNet50_Weights.NOPE'", ["torchgeo", "vision.weights_s1"]),
+    "scale": ("[loss]\nscale = 0", ["'loss.scale"]),
     "not toml": ("[vision", ["not valid TOML"]),
     "name": ("name = 'other'", ["the file is called"]),
 }
@@ -422,3 +435,45 @@ def test_weights_that_do_not_fit_or_hold_objects_are_refused(tmp_path: Path) -> 
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
     with pytest.raises(Problem, match="cannot be read"):
         load_weights(tower, str(tmp_path / "broken.safetensors"), "here")
+
+
+def test_a_satclip_checkpoint_with_objects_is_refused(tmp_path: Path) -> None:
+    from argparse import Namespace
+
+    tower = LocationTower(Location(width=16, output=8))
+    state = {f"model.location.nnet.{k}": v.double() for k, v in tower.nnet.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "good.ckpt")
+    load_satclip(tower, str(tmp_path / "good.ckpt"))
+    torch.save({"state_dict": state, "hyper_parameters": Namespace(x=1)}, tmp_path / "objects.ckpt")
+    with pytest.raises(Problem, match="tensors alone"):
+        load_satclip(tower, str(tmp_path / "objects.ckpt"))
+    (tmp_path / "junk.ckpt").write_bytes(b"junk")
+    with pytest.raises(Problem):
+        load_satclip(tower, str(tmp_path / "junk.ckpt"))
+
+
+def test_a_learned_scale_stops_at_100_and_comes_back() -> None:
+    model = build_model(SMALL)
+    with torch.no_grad():
+        model.log_scale.fill_(9.0)
+    model.clamp_scale()
+    assert model.scale.item() == pytest.approx(100, rel=1e-5)
+    model.scale.backward()
+    assert model.log_scale.grad is not None
+    assert model.log_scale.grad.item() > 1
+
+
+def test_pixels_of_an_unjudged_chip_change_no_metric(shards: Path) -> None:
+    images = open_shards([shards]).of("train", "s2")
+    query = class_queries()[0]
+    known = images["known_mask"].copy()
+    known[3] &= ~1
+    corpus = Corpus.of(replace(images, columns={**images.columns, "known_mask": known}))
+    scores = np.random.default_rng(0).random(len(images))
+    before = measures(corpus.ranked(query, scores, corpus.rows("all"))[1])
+    scores[3] = 99.0
+    assert measures(corpus.ranked(query, scores, corpus.rows("all"))[1]) == before
+    scores[0 if images["label_mask"][1] & 1 else 1] = 98.0
+    other = np.flatnonzero((images["label_mask"] & 1) == 0)[-1]
+    scores[other] = 100.0
+    assert measures(corpus.ranked(query, scores, corpus.rows("all"))[1]) != before

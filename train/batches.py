@@ -83,18 +83,25 @@ class Batches:
         return list(self._orders)
 
     def size(self, sensor: str) -> int:
-        """Batch size of a sensor: never more than it has samples, so that no batch holds one twice."""
+        """Batch size of a sensor: never more than it has samples."""
         return min(self._data.batch_size, len(self._orders[sensor].mine))
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps until the sensor with the most batches has been seen once; the others repeat."""
-        return max(-(-len(order.mine) // self.size(sensor)) for sensor, order in self._orders.items())
+        return max(self._per_epoch(sensor) for sensor in self._orders)
+
+    def _per_epoch(self, sensor: str) -> int:
+        """Whole batches in an epoch. Its last few samples wait for the next one, which has another order: a batch
+        never reaches over two epochs, so without balanced sampling it holds no sample twice."""
+        return len(self._orders[sensor].mine) // self.size(sensor)
 
     def batch(self, sensor: str, step: int) -> Batch:
         """The batch of a sensor at a step; steps count from 0."""
         size = self.size(sensor)
-        positions = np.arange(step * size, (step + 1) * size)
+        epoch, place = divmod(step, self._per_epoch(sensor))
+        start = epoch * len(self._orders[sensor].mine) + place * size
+        positions = np.arange(start, start + size)
         chosen = self.samples.where(self._orders[sensor].at(positions))
         texts, masks = self._texts(chosen, SENSORS.index(sensor), positions)
         return Batch(

@@ -20,6 +20,8 @@ from train.metrics import DEPTH, METRICS, block_interval, gain, measures, random
 from train.shards import Samples, wanted_split
 
 EVALUATION_VERSION = 1
+TREC_FULL = 50_000
+"""Corpora up to this many images are written to .trec whole, so that trec_eval's map is ours; larger ones to DEPTH."""
 SCOPES = ("all", *SENSORS)
 """Images ranked together: both sensors in one list, and each alone."""
 
@@ -211,7 +213,8 @@ def write_trec(folder: Path, corpus: Corpus, queries: list[Query], scores: np.nd
     for k, query in enumerate(queries):
         order, grades = corpus.ranked(query, scores[k], corpus.rows("all"))
         names = corpus.images["chip_id"][order]
-        for rank, name in enumerate(names[:DEPTH], start=1):
+        depth = len(names) if len(corpus.images) <= TREC_FULL else DEPTH
+        for rank, name in enumerate(names[:depth], start=1):
             run_lines.append(f"{query.id} Q0 {name} {rank} {len(names) - rank} closp\n")
         qrel_lines += [f"{query.id} 0 {name} {grade}\n" for name, grade in zip(names, grades, strict=True)]
     write_whole(folder / "model.trec", "".join(run_lines).encode())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from harmonize.problem import Problem
 from train.recipe import Location
+from train.vision import read_tensors
 
 
 def spherical_harmonics(lonlat: Tensor, degrees: int) -> Tensor:
@@ -82,11 +82,11 @@ class LocationTower(nn.Module):
 
 def load_satclip(tower: LocationTower, path: str) -> None:
     """Weights of a SatCLIP Lightning checkpoint; only tensors are unpickled (weights_only)."""
+    prefix = "model.location.nnet."
+    state = read_tensors(path, "key 'location.weights'")
+    mine = {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
     try:
-        state = torch.load(Path(path), map_location="cpu", weights_only=True)["state_dict"]
-        prefix = "model.location.nnet."
-        mine = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        tower.nnet.load_state_dict({k: v.to(tower.nnet.last_layer.weight.dtype) for k, v in mine.items()})
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        what = f"these are not SatCLIP weights of this shape: {str(error).splitlines()[0]}"
+        tower.nnet.load_state_dict(mine)
+    except RuntimeError as error:
+        what = f"these are not SatCLIP weights of this shape: {str(error).splitlines()[-1].strip()}"
         raise Problem(what, where=path, fix="use satclip-*-l10.ckpt with width 512, output 256") from None

@@ -113,6 +113,7 @@ def train_step(training: Training, step: int) -> dict[str, Any]:
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.clip)
     training.optimiser.step()
+    model.clamp_scale()
     if not torch.isfinite(loss):
         raise Problem(f"the loss is {loss.item()} at step {step + 1}", fix="lower optim.lr in the recipe", code=1)
     return {
@@ -133,22 +134,32 @@ def batch_loss(model: Closp, batch: Batch, recipe: Recipe, device: torch.device)
         stacked = flipped(stacked)
     images = model.encode_stack(batch.sensor, stacked)
     texts = model.encode_text(batch.texts)
+    places = model.encode_location(torch.from_numpy(batch.lonlat).to(device)) if recipe.location else None
+    # Towers may run in bfloat16, logits at a scale of 100 may not.
+    with torch.autocast(device.type, enabled=False):
+        return pair_loss(images, texts, places, model.scale, batch, recipe)
+
+
+def pair_loss(
+    images: Tensor, texts: Tensor, places: Tensor | None, scale: Tensor, batch: Batch, recipe: Recipe
+) -> Tensor:
+    """Image-text loss of unit vectors (B, D) and, where there are places, the image-location loss beside it."""
+    device = images.device
     if recipe.loss.targets == "one-to-one":
-        loss = one_to_one(images, texts, model.scale)
+        loss = one_to_one(images, texts, scale)
     else:
         labels, known, named = (
             torch.from_numpy(m).to(device) for m in (batch.label_masks, batch.known_masks, batch.text_masks)
         )
         right, excluded = relation(labels, known, named, recipe.loss.targets)
-        loss = multi_positive(images, texts, model.scale, right, excluded)
-    if recipe.location is None:
+        loss = multi_positive(images, texts, scale, right, excluded)
+    if recipe.location is None or places is None:
         return loss
-    places = model.encode_location(torch.from_numpy(batch.lonlat).to(device))
     if recipe.loss.targets == "one-to-one":
-        placed = one_to_one(images, places, model.scale)
+        placed = one_to_one(images, places, scale)
     else:
         here = same_place(list(batch.cells), device)
-        placed = multi_positive(images, places, model.scale, here, torch.zeros_like(here))
+        placed = multi_positive(images, places, scale, here, torch.zeros_like(here))
     return (1 - recipe.location.share) * loss + recipe.location.share * placed
 
 

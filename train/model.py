@@ -47,7 +47,12 @@ class Closp(nn.Module):
     @property
     def scale(self) -> Tensor:
         """What cosines are multiplied with in the loss."""
-        return self.log_scale.exp().clamp(max=MAX_SCALE)
+        return self.log_scale.exp()
+
+    @torch.no_grad()
+    def clamp_scale(self) -> None:
+        """After each step, as open_clip does: a clamp in the forward pass would leave no gradient to come back by."""
+        self.log_scale.clamp_(max=math.log(MAX_SCALE))
 
     def stack(self, sensor: str, arrays: dict[str, Tensor]) -> Tensor:
         """Normalised (B, bands, H, W) of a sensor's native arrays."""

@@ -64,7 +64,7 @@ class Location(Manifest):
 
 
 class Loss(Manifest):
-    scale: Literal["learned"] | float = "learned"
+    scale: Literal["learned"] | Annotated[float, Field(gt=0, le=100)] = "learned"
     """learned: exp(t), from 1/0.07, at most 100. A number: that constant."""
     targets: Literal["one-to-one", "contains", "same-labels"] = "contains"
     """Which texts of a batch an image is right for: its own; those it has every class of; those of equal label sets."""

@@ -69,7 +69,7 @@ class ImageTower(nn.Module):
         normal = (stacked - self.mean) / self.std
         if missing is not None:
             normal = normal.masked_fill(missing, 0.0)
-        return torch.nan_to_num(normal, nan=0.0)
+        return torch.nan_to_num(normal, nan=0.0, posinf=0.0, neginf=0.0)
 
     def forward(self, stacked: Tensor) -> Tensor:
         """Features (B, width) of what `stack` gives."""
@@ -100,7 +100,7 @@ def load_weights(tower: ImageTower, weights: str, where: str) -> None:
     elif weights == "timm" or weights.startswith("hf-hub:"):
         state = _pretrained(tower, weights, where)
     else:
-        state = _file(weights, where)
+        state = read_tensors(weights, where)
     state = {k.removeprefix("trunk."): v for k, v in state.items()}
     state = _without_b10(state, tower.trunk.state_dict())
     missing = _load(tower.trunk, state, where)
@@ -132,7 +132,7 @@ def _load(trunk: nn.Module, state: dict[str, Tensor], where: str) -> list[str]:
     return list(missing)
 
 
-def _file(path: str, where: str) -> dict[str, Tensor]:
+def read_tensors(path: str, where: str) -> dict[str, Tensor]:
     """Tensors of a .safetensors file, or of a .pt / .pth file read with weights_only."""
     if not Path(path).exists():
         raise Problem(f"the weights are not there: {path}", where=where, fix="download them there, or use 'none'")
@@ -142,9 +142,14 @@ def _file(path: str, where: str) -> dict[str, Tensor]:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many types; none of them may pass as our own failure
-        what = f"the weights cannot be read: {str(error).splitlines()[0]}"
-        raise Problem(what, where=where, fix="use tensors only: safetensors, or a state_dict") from None
+    except Exception as error:  # a damaged file makes torch and safetensors raise all sorts of types
+        # Not torch's own words: they advise to open what weights_only refused.
+        what = f"the weights cannot be read as tensors alone ({type(error).__name__})"
+        raise Problem(
+            what, where=where, fix="use safetensors or a state_dict; objects in a file are never opened"
+        ) from None
+    if not isinstance(state, dict):
+        raise Problem("the weights are no state_dict", where=where, fix="use safetensors or a state_dict")
     inner = state.get("state_dict") or state.get("model") or state
     return {str(k): v for k, v in inner.items() if isinstance(v, Tensor)}
 
