@@ -177,7 +177,6 @@ SCHEMAS = {
     "captions": CAPTIONS,
     "index": INDEX,
 }
-CAST_ERRORS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, pa.ArrowKeyError)
 
 
 def table_of(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
