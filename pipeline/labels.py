@@ -28,7 +28,7 @@ SAMPLE_M = 10
 Shares = dict[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelFile:
     """One file of a label source."""
 
@@ -56,36 +56,55 @@ def outside(region: Region) -> list[Path]:
         source = region.source(use.source)
         if use.href or source.href:
             path = Path(_href(use, source, region))
-            files += [path] if path.exists() else []
+            files += _with_siblings(path) if path.exists() else []
         elif source.items:
             files += catalogue_files(source, _where(region, k))
     return files
+
+
+def _with_siblings(path: Path) -> list[Path]:
+    """A shapefile is several files: its codes stand in the .dbf, its CRS in the .prj."""
+    return sorted(path.parent.glob(f"{path.stem}.*")) if path.suffix.lower() == ".shp" else [path]
 
 
 def measure_labels(work: Work) -> Outcome:
     """Area shares per (cell, source, date, code); a cell that a source does not label keeps a row with the reason."""
     cells = [parse_cell(name) for name in sorted(set(work.tables["chips"].column("cell").to_pylist()))]
     rows: list[dict[str, Any]] = []
-    notes, opened = [], []
-    for k, use in enumerate(work.region.labels):
-        found: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in cells}
-        touched: set[Cell] = set()
-        for file in work.track(files := list(_files(work, k, use)), len(files), use.source):
-            if "://" not in file.href:
-                opened.append(Path(file.href))
-            for cell, shares in _measure(file, cells):
-                touched.add(cell)
-                found[cell] += [
-                    _row(cell, use.source, file.date, code, s) for code, s in sorted(shares.items()) if s > 0
-                ]
+    notes: list[str] = []
+    opened: list[Path] = []
+    for name in dict.fromkeys(use.source for use in work.region.labels):
+        files = _files_of(work, name)
+        opened += [p for f in files if "://" not in f.href for p in _with_siblings(Path(f.href))]
+        found = _measure_source(work, name, files, cells)
         for cell in cells:
-            rows += found[cell] or [_missing(cell, use.source, "no data" if cell in touched else "not covered")]
-        labelled = sum(bool(found[cell]) for cell in cells)
+            rows += found.get(cell) or [_missing(cell, name, "no data" if cell in found else "not covered")]
+        labelled = sum(bool(found.get(cell)) for cell in cells)
         if labelled < len(cells):
-            notes.append(f"warning: label source '{use.source}' labels {labelled} of {len(cells)} cells")
+            notes.append(f"warning: label source '{name}' labels {labelled} of {len(cells)} cells")
     rows.sort(key=lambda r: (r["cell"], r["source"], r["date"] or dt.date.min, r["code"] or ""))
     dropped = Counter(r["dropped"] for r in rows if r["dropped"])
     return Outcome(len(rows), tables.table_of(rows, tables.LABELS), dropped=dropped, notes=notes, outside=opened)
+
+
+def _files_of(work: Work, name: str) -> list[LabelFile]:
+    """All files of a source, in the order of the manifest; a source may be named with one file after another."""
+    return [f for k, use in enumerate(work.region.labels) if use.source == name for f in _files(work, k, use)]
+
+
+def _measure_source(
+    work: Work, name: str, files: list[LabelFile], cells: list[Cell]
+) -> dict[Cell, list[dict[str, Any]]]:
+    """cell -> its rows; a cell that a file touches without labelling it has none. Files of one day are one mosaic."""
+    found: dict[Cell, list[dict[str, Any]]] = {}
+    days = sorted({f.date for f in files}, key=lambda d: d or dt.date.min)
+    for day in work.track(days, len(days), name):
+        for cell, shares in _measure([f for f in files if f.date == day], cells):
+            if sum(shares.values()) > 1 + 1e-6:
+                raise AssertionError(f"{name} labels {sum(shares.values()):.3f} of cell {cell.name}")
+            mine = found.setdefault(cell, [])
+            mine += [_row(cell, name, day, code, share) for code, share in sorted(shares.items()) if share > 0]
+    return found
 
 
 def _row(cell: Cell, source: str, date: dt.date | None, code: str, share: float) -> dict[str, Any]:
@@ -121,10 +140,10 @@ def _files(work: Work, k: int, use: LabelUse) -> Iterator[LabelFile]:
             where=where,
             fix="use items = '…' or href = '…'",
         )
-    yield from _items(source, where)
+    yield from _items(source, where, use.date)
 
 
-def _items(source: Source, where: str) -> Iterator[LabelFile]:
+def _items(source: Source, where: str, day: dt.date | None) -> Iterator[LabelFile]:
     import json
 
     import shapely
@@ -139,22 +158,39 @@ def _items(source: Source, where: str) -> Iterator[LabelFile]:
                 "the label asset is missing", where=place, fix=f"assets there: {', '.join(sorted(item['assets']))}"
             )
         text = item["properties"].get("datetime") or item["properties"].get("start_datetime")
-        date = dt.date.fromisoformat(str(text)[:10]) if text else None
+        date = day or (dt.date.fromisoformat(str(text)[:10]) if text else None)
         yield LabelFile(source, href, date, where, shapely.from_geojson(json.dumps(item["geometry"])))
 
 
-def _measure(file: LabelFile, cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
-    """Cells that a file touches, with the shares of its codes (nodata left out, so shares may sum to less than 1)."""
-    if file.footprint is not None:
-        cells = _near(cells, file.footprint.bounds)
-    if Path(file.href).suffix.lower() in SUFFIXES:
-        frame = read_codes(Path(file.href), file.source.attribute, file.where, file.source.layer)
-        for cell in cells:
-            shares = cell_shares(frame, cell.epsg, cell.bounds)
-            if shares:
-                yield cell, shares
+def _measure(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
+    """Cells that files of one day touch, with the shares of their codes; where files overlap, the first one counts.
+
+    Nodata is left out, so shares may sum to less than 1.
+    """
+    vectors = [f for f in files if Path(f.href).suffix.lower() in SUFFIXES]
+    if not vectors:
+        yield from _measure_rasters(files, cells)
         return
-    yield from _measure_raster(file, cells)
+    if len(vectors) < len(files):
+        raise Problem(
+            "a label source has vector and raster files for one day",
+            where=files[0].where,
+            fix="make two sources of them; their order in the manifest says which one rules",
+        )
+    yield from _measure_vectors(vectors, cells)
+
+
+def _measure_vectors(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
+    import pandas
+
+    frames = [read_codes(Path(f.href), f.source.attribute, f.where, f.source.layer) for f in files]
+    frame = (
+        pandas.concat([f.to_crs(frames[0].crs) for f in frames], ignore_index=True) if len(frames) > 1 else frames[0]
+    )
+    for cell in cells:
+        shares = cell_shares(frame, cell.epsg, cell.bounds)
+        if shares:
+            yield cell, shares
 
 
 def _near(cells: list[Cell], bounds: tuple[float, float, float, float]) -> list[Cell]:
@@ -167,31 +203,46 @@ def _near(cells: list[Cell], bounds: tuple[float, float, float, float]) -> list[
     ]
 
 
-def _measure_raster(file: LabelFile, cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
-    from pipeline import raster
-
+def _measure_rasters(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
+    near = {f: set(_near(cells, f.footprint.bounds)) if f.footprint is not None else set(cells) for f in files}
     windows: dict[tuple[int, int, int], list[Cell]] = {}
     for cell in cells:
-        windows.setdefault((cell.epsg, cell.row // WINDOW_CELLS, cell.col // WINDOW_CELLS), []).append(cell)
-    for (epsg, _, _), members in sorted(windows.items()):
-        boxes = np.array([cell.bounds for cell in members], float)
-        bounds = (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))
-        try:
-            classes = raster.read_classes(file.href, epsg, bounds)
-        except raster.UnreadableRaster as error:
-            raise Problem(f"a label raster cannot be read: {error}", where=file.where, fix="mend the file") from None
-        if classes is None:
+        if any(cell in near[f] for f in files):
+            windows.setdefault((cell.epsg, cell.row // WINDOW_CELLS, cell.col // WINDOW_CELLS), []).append(cell)
+    for _, members in sorted(windows.items()):
+        codes: dict[Cell, np.ndarray] = {}
+        for file in files:
+            _paint(codes, file, [cell for cell in members if cell in near[file]])
+        for cell, painted in codes.items():
+            yield cell, _shares(painted)
+
+
+def _paint(codes: dict[Cell, np.ndarray], file: LabelFile, cells: list[Cell]) -> None:
+    """Fill in a file's codes where no file before it had any; its nodata is nothing."""
+    from pipeline import raster
+
+    if not cells:
+        return
+    boxes = np.array([cell.bounds for cell in cells], float)
+    try:
+        classes = raster.read_classes(file.href, cells[0].epsg, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0)))
+    except raster.UnreadableRaster as error:
+        raise Problem(f"a label raster cannot be read: {error}", where=file.where, fix="mend the file") from None
+    if classes is None:
+        return
+    for cell in cells:
+        target = raster.Target(cell.epsg, cell.bounds[0], cell.bounds[3], SAMPLE_M, cell.side_m // SAMPLE_M)
+        fresh = raster.class_pixels(classes, target)
+        if (fresh == raster.OUTSIDE).all():
             continue
-        for cell in members:
-            target = raster.Target(epsg, cell.bounds[0], cell.bounds[3], SAMPLE_M, cell.side_m // SAMPLE_M)
-            codes = raster.class_pixels(classes, target)
-            if (codes != raster.OUTSIDE).any():
-                yield cell, _shares(codes, file.source.nodata_values)
+        fresh = np.where(np.isin(fresh, file.source.nodata_values), raster.OUTSIDE, fresh)
+        known = codes.get(cell)
+        codes[cell] = fresh if known is None else np.where(known == raster.OUTSIDE, fresh, known)
 
 
-def _shares(codes: np.ndarray, nodata: tuple[float, ...]) -> Shares:
+def _shares(codes: np.ndarray) -> Shares:
+    """code -> share of all pixels; OUTSIDE is no code."""
     from pipeline.raster import OUTSIDE
 
     values, counts = np.unique(codes, return_counts=True)
-    unlabelled = {OUTSIDE, *nodata}
-    return {str(int(v)): n / codes.size for v, n in zip(values, counts, strict=True) if v not in unlabelled}
+    return {str(int(v)): n / codes.size for v, n in zip(values, counts, strict=True) if v != OUTSIDE}

@@ -6,6 +6,7 @@ reads only what is not stored, and thresholds change without reading again.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -68,7 +69,7 @@ def cut_pixels(work: Work) -> Outcome:
     for (source, scene_id, _), members in work.track(strips.items(), len(strips), "pixels"):
         scene = scenes[source, scene_id]
         name, keys = _part_name(scene, members, work)
-        if not work.store.exists(name):
+        if not _is_whole(work.store, name, keys):
             _write_part(work, name, scene, members, keys, stored)
         files[name], found = _read_part(work.store, name)
         rows += [
@@ -111,7 +112,7 @@ class _Stored:
         for name in store.list("pixels"):
             try:
                 keys = json.loads(_open_part(store, name).schema.metadata[b"keys"])
-            except (pa.ArrowInvalid, KeyError, TypeError, ValueError):
+            except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
                 continue  # a part that cannot be read is no store: its chips are read from the source again
             self.where.update({key: (name, k) for k, key in enumerate(keys)})
 
@@ -119,8 +120,32 @@ class _Stored:
         if key not in self.where:
             return None
         name, row = self.where[key]
-        record: dict[str, Any] = _open_part(self.store, name).read_all().slice(row, 1).to_pylist()[0]
-        return None if record["failure"] else record
+        try:
+            record: dict[str, Any] = _open_part(self.store, name).get_batch(row).to_pylist()[0]
+        except (pa.ArrowInvalid, OSError):
+            return None
+        return record if _is_good(record) else None
+
+
+def _is_good(record: dict[str, Any]) -> bool:
+    """Whether a stored chip was read and still has the bytes that were hashed."""
+    if record["failure"] or not record["sha256"]:
+        return False
+    digest = hashlib.sha256(b"".join(record[name] for name in ("10m", "20m", "60m") if record[name] is not None))
+    return digest.hexdigest() == record["sha256"]
+
+
+def _is_whole(store: Store, name: str, keys: list[str]) -> bool:
+    """Whether a part is there, holds these chips, and none of them failed or was damaged since."""
+    if not store.exists(name):
+        return False
+    try:
+        part = _open_part(store, name)
+        if json.loads(part.schema.metadata[b"keys"]) != keys or part.num_record_batches != len(keys):
+            return False
+        return all(_is_good(part.get_batch(k).to_pylist()[0]) for k in range(len(keys)))
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
+        return False  # damaged: it is cut again
 
 
 def _open_part(store: Store, name: str) -> pa.RecordBatchFileReader:
@@ -174,12 +199,11 @@ def read_strip(scene: dict[str, Any], members: list[dict[str, Any]], source: Sou
     for group in GROUPS[scene["sensor"]]:
         bands = []
         for band in group.bands:
-            href = work.openable(assets[band])
-            part = raster.read_window(href, around)
+            part = raster.read_window(work.openable(assets[band]), around)
             if part is None:
                 return None
             bands.append(_harmonised(part.isel(band=0, drop=True), scene["sensor"], source))
-        arrays[group.name] = _stacked(bands, group)
+        arrays |= _stacked(bands, group)
     where = f"item {scene['scene']} of {scene['source']}"
     offset = offset_of(scene["baseline"], source.baseline_offset, where) if scene["sensor"] == "s2" else 0
     # Each group has its own pixels, so each has its own dimensions.
@@ -212,17 +236,25 @@ def _harmonised(band: xr.DataArray, sensor: str, source: Source) -> xr.DataArray
     return band.copy(data=np.clip(values, 0, 65535).astype(np.uint16))
 
 
-def _stacked(bands: list[xr.DataArray], group: Group) -> xr.DataArray:
+def _stacked(bands: list[xr.DataArray], group: Group) -> dict[str, xr.DataArray]:
+    """Neighbouring bands with the same pixels as one array: some providers have B01 finer than B09."""
     import xarray as xr
 
-    first = bands[0]
-    for name, other in zip(group.bands, bands, strict=True):
-        if other.shape != first.shape or other.rio.transform() != first.rio.transform():
-            from pipeline.raster import UnreadableRaster
-
-            raise UnreadableRaster(f"band {name} has other pixels than {group.bands[0]}")
-    stacked = xr.concat(bands, dim="band").assign_coords(band=list(group.bands))
-    return stacked.rio.write_crs(first.rio.crs).rio.write_transform(first.rio.transform())
+    runs: list[list[int]] = []
+    for k, band in enumerate(bands):
+        last = bands[runs[-1][-1]] if runs else None
+        if last is not None and band.shape == last.shape and band.rio.transform() == last.rio.transform():
+            runs[-1].append(k)
+        else:
+            runs.append([k])
+    found = {}
+    for run in runs:
+        names = [group.bands[k] for k in run]
+        stacked = xr.concat([bands[k] for k in run], dim="band").assign_coords(band=names)
+        first = bands[run[0]]
+        stacked = stacked.rio.write_crs(first.rio.crs).rio.write_transform(first.rio.transform())
+        found[group.name if len(runs) == 1 else f"{group.name}_{names[0]}"] = stacked
+    return found
 
 
 def cut_chip(strip: xr.Dataset, chip: dict[str, Any], sensor: str) -> dict[str, np.ndarray]:
@@ -234,7 +266,8 @@ def cut_chip(strip: xr.Dataset, chip: dict[str, Any], sensor: str) -> dict[str, 
         side = chip["size_px"] * 10 // group.resolution_m
         target = raster.Target(chip["epsg"], chip["west"], chip["north"], group.resolution_m, side)
         how, nodata = ("bilinear", np.nan) if sensor == "s1" else ("nearest", 0)
-        cut = raster.cut(group_of(strip, group.name), target, how, nodata)
+        mine = [str(name) for name in strip.data_vars if str(name).split("_")[0] == group.name]
+        cut = np.concatenate([raster.cut(group_of(strip, name), target, how, nodata) for name in mine])
         arrays[group.name] = to_db(cut) if sensor == "s1" else remove_offset(cut, strip.attrs["offset"])
     return arrays
 

@@ -239,9 +239,9 @@ def _same_pass(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def _agree(a: Any, b: Any) -> bool:
-    """Footprints agree when they share 90 % of the smaller one."""
-    smaller = min(a.area, b.area)
-    return smaller > 0 and a.intersection(b).area / smaller > 0.9
+    """Footprints agree when they share 90 % of the larger one: a sliver inside a whole tile is no copy of it."""
+    larger = max(a.area, b.area)
+    return larger > 0 and a.intersection(b).area / larger > 0.9
 
 
 def region_files(region: Region) -> list[Path]:

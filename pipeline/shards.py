@@ -53,6 +53,8 @@ def pack_shards(work: Work) -> Outcome:
             where=f"{work.region.path}",
             fix="check max_nodata, max_cloud and whether the label sources cover the region",
         )
+    # Tars are replaced one by one: until they all are, no index may say that this folder is whole.
+    work.store.remove("shards/shards.json")
     files: dict[str, str] = {}
     lists: dict[tuple[str, str], list[dict[str, Any]]] = {}
     index: list[dict[str, Any]] = []

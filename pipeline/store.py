@@ -95,7 +95,8 @@ class Store:
 
     def remove(self, name: str) -> None:
         if self.remote:
-            self._fs.rm_file(self.path(name))
+            if self.exists(name):
+                self._fs.rm_file(self.path(name))
         else:
             Path(self.path(name)).unlink(missing_ok=True)
 
