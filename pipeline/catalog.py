@@ -17,6 +17,8 @@ _PARQUET_TOP = {"type", "stac_version", "stac_extensions", "id", "geometry", "bb
 def catalogue_files(source: Source, where: str) -> list[Path]:
     """Files a source's `items` names; nothing found is a Problem."""
     pattern = source.path_of(source.items or "")
+    if Path(pattern).is_dir():
+        raise Problem(f"'{source.items}' is a folder", where=where, fix=f"write items = '{source.items}/*.json'")
     files = sorted(Path(p) for p in glob.glob(pattern))  # noqa: PTH207  Path.glob cannot take an absolute pattern
     if not files:
         raise Problem(

@@ -216,9 +216,11 @@ OUTSIDE = -32768
 
 def read_classes(href: str, epsg: int, bounds: tuple[float, float, float, float]) -> xr.DataArray | None:
     """Class codes (y, x), int32, around bounds of another CRS; the file's nodata becomes OUTSIDE. None: no overlap."""
+    import rasterio
+    from rasterio.errors import RasterioIOError
     from rioxarray.exceptions import NoDataInBounds, OneDimensionalRaster
 
-    with open_raster(href) as opened:
+    with rasterio.Env(**GDAL_OPTIONS), open_raster(href) as opened:
         raster = opened.isel(band=0, drop=True)
         margin = MARGIN_PX * abs(raster.rio.transform().a)
         west, south, east, north = bounds_in(bounds, epsg, raster.rio.crs)
@@ -226,6 +228,8 @@ def read_classes(href: str, epsg: int, bounds: tuple[float, float, float, float]
             part = raster.rio.clip_box(west - margin, south - margin, east + margin, north + margin).load()
         except (NoDataInBounds, OneDimensionalRaster):
             return None  # one row or column can only be margin
+        except RasterioIOError as error:
+            raise UnreadableRaster(f"{Path(href).name}: {_short(error)}") from None
     codes = part.values.astype(np.int32)
     nodata = part.rio.nodata
     if nodata is not None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harmonize.problem import Problem
 from pipeline.store import file_sha256
 
 if TYPE_CHECKING:
@@ -89,6 +90,12 @@ def look_at(paths: list[Path], base: Path, before: Receipt | None) -> tuple[Outs
     seen = []
     for path in sorted(set(paths)):
         name = Path(os.path.relpath(path, base)).as_posix()
+        if not path.exists():
+            raise Problem(
+                f"a file that a table names is not there: {path}",
+                where=str(base),
+                fix="restore it, or make redo STAGE=scenes REGION=… to see what the catalogue has now",
+            )
         stat = path.stat()
         old = known.get(name)
         if old and (old.size, old.mtime_ns) == (stat.st_size, stat.st_mtime_ns):

@@ -122,11 +122,7 @@ def run_alone(region: Region, store: Store, name: str, quiet: bool = False) -> R
     found = states(region, store, name)
     for needed in STAGES[name].reads:
         if found[needed].reason:
-            raise Problem(
-                f"stage {name} needs {needed}, and {needed} has to run: {found[needed].reason}",
-                where=f"{store.root}",
-                fix=f"python -m pipeline {needed} {region.path}   (or make corpus REGION={region.path})",
-            )
+            raise _needs(region, store, name, needed, found[needed].reason)
     if found[name].reason is None:
         return None
     return _run(STAGES[name], region, store, found, quiet)
@@ -145,11 +141,29 @@ def run_upto(region: Region, store: Store, last: str, quiet: bool = False) -> li
 
 
 def redo(region: Region, store: Store, first: str, last: str, quiet: bool = False) -> list[Receipt]:
-    """Run a stage and everything after it again, nothing before it."""
-    say(f"redo: {', '.join(after(first))}")
-    for name in after(first):
-        store.remove(receipt_name(name)) if store.exists(receipt_name(name)) else None
-    return run_upto(region, store, last, quiet)
+    """Run a stage and everything that depends on it again, nothing before or beside it.
+
+    Raises Problem where one of them needs another stage that is not up to date.
+    """
+    stages = [name for name in after(first) if name in {stage.name for stage in upto(last)}]
+    found = states(region, store, last)
+    for name in stages:
+        for needed in STAGES[name].reads:
+            if needed not in stages and found[needed].reason:
+                raise _needs(region, store, name, needed, found[needed].reason)
+    say(f"redo: {', '.join(stages)}")
+    for name in stages:
+        store.remove(receipt_name(name))
+    done = [run_alone(region, store, name, quiet) for name in stages]
+    return [receipt for receipt in done if receipt]
+
+
+def _needs(region: Region, store: Store, name: str, needed: str, reason: str | None) -> Problem:
+    return Problem(
+        f"stage {name} needs {needed}, and {needed} has to run: {reason}",
+        where=store.root,
+        fix=f"python -m pipeline {needed} {region.path}   (or make corpus REGION={region.path})",
+    )
 
 
 def _run(stage: Stage, region: Region, store: Store, found: dict[str, State], quiet: bool) -> Receipt:
@@ -191,9 +205,10 @@ def _run(stage: Stage, region: Region, store: Store, found: dict[str, State], qu
     return receipt
 
 
-def failures(receipt: Receipt) -> int:
-    """Rows that were wanted and could not be had, as opposed to those that a rule dropped."""
-    return receipt.dropped.get("unreadable", 0) if receipt.stage == "pixels" else 0
+def failed_rows(store: Store, last: str) -> int:
+    """Chips that could not be read, as opposed to those that a rule dropped. They stay so until pixels is redone."""
+    receipt = read_receipt(store, "pixels") if "pixels" in {stage.name for stage in upto(last)} else None
+    return receipt.dropped.get("unreadable", 0) if receipt else 0
 
 
 def _short(reason: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from harmonize.problem import Problem
 from pipeline import tables
 from pipeline.grid import Cell, centres, transformer
 from pipeline.receipt import digest
@@ -116,12 +117,22 @@ def file_stem(scene: str) -> str:
 
 
 def _write(work: Work, name: str, rows: list[dict[str, Any]], scene: dict[str, Any]) -> str:
+    from pipeline.raster import UnreadableRaster
     from pipeline.store import file_sha256
 
     if work.store.exists(name):
-        return file_sha256(work.store.local(name))
+        try:
+            tables.read_table(work.store, name, tables.SCREEN)
+            return file_sha256(work.store.local(name))
+        except Problem:
+            work.store.remove(name)  # damaged: it is screened again
     if scene["scene_classes"] is not None and work.region.max_cloud < 1:
-        _add_scene_classes(rows, work.openable(scene["scene_classes"]))
+        try:
+            _add_scene_classes(rows, work.openable(scene["scene_classes"]))
+        except UnreadableRaster as error:
+            where = f"scene {scene['scene']} of {scene['source']}"
+            fix = "mend the file, or leave the item out of the catalogue"
+            raise Problem(f"the scene classes cannot be read: {error}", where=where, fix=fix) from None
     return tables.write_table(work.store, name, tables.table_of(rows, tables.SCREEN), tables.SCREEN)
 
 

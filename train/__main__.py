@@ -55,6 +55,12 @@ def fit(
     if not len(samples.of("val")):
         say("no validation: split val is empty")
     unlabelled = int((train["label_mask"] == 0).sum())
+    if unlabelled == len(train):
+        raise Problem(
+            "no training chip has a caption: none has a class above min_share",
+            where=f"shards of {', '.join(samples.regions)}",
+            fix="lower captions.min_share in the region's manifest, or check its label sources",
+        )
     if unlabelled:
         say(f"{unlabelled} training chips have no class above min_share and so no caption: not used")
     if len(sensors_of(train)) < 2:

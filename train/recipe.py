@@ -133,7 +133,11 @@ def load_recipe(path: Path) -> Recipe:
         others = [str(p) for p in (*path.parent.glob("*.toml"), *Path("manifests/recipes").glob("*.toml"))]
         fix = nearest(str(path), others) if others else "check the path"
         raise Problem("there is no such recipe", where=str(path), fix=fix)
-    recipe = parse(Recipe, parse_toml(path.read_text(encoding="utf-8"), path), path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Problem(f"this is not UTF-8: {error}", where=str(path), fix="save it as UTF-8") from None
+    recipe = parse(Recipe, parse_toml(text, path), path)
     if recipe.name != path.stem:
         raise Problem(
             f"name is '{recipe.name}' but the file is called '{path.name}'",
