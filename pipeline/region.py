@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from harmonize.problem import Problem, nearest
 from pipeline.manifest import Manifest, parse, read_toml
+from pipeline.sandbox import SCHEME, path_of, size_of
 from pipeline.source import Source, known_sources, load_sources
 
 Share = Field(ge=0, le=1)
@@ -96,6 +97,8 @@ class Region(Manifest):
 
     path: Path = Field(exclude=True, default=Path())
     """The file this was read from; not part of any hash."""
+    world: Path = Field(exclude=True, default=Path("data/sandbox"))
+    """Folder of the embedded sample worlds, for `sandbox://` hrefs; not part of any hash."""
 
     name: str
     bounds: tuple[float, float, float, float] | None = None
@@ -167,8 +170,13 @@ class Region(Manifest):
         return self.sources[name]
 
     def relative(self, path: str) -> Path:
-        """A path of this manifest; relative paths start at its folder."""
-        return self.path.parent / path
+        """A path of this manifest: relative paths start at its folder, `sandbox://` is a file of the sample world."""
+        return path_of(path, self.world) if path.startswith(SCHEME) else self.path.parent / path
+
+    @property
+    def worlds(self) -> list[str]:
+        """Sizes of the sample worlds that this region's sources are served from."""
+        return sorted({size for source in self.sources.values() if (size := size_of(source.api))})
 
 
 def load_region(path: str | Path) -> Region:

@@ -16,6 +16,7 @@ from harmonize.problem import Problem
 from pipeline import tables
 from pipeline.receipt import Outside, Receipt, canonical, look_at, read_receipt, receipt_name, write_receipt
 from pipeline.region import Region, load_region
+from pipeline.sandbox import folder_of
 from pipeline.stages import STAGES, Stage, after, upto
 from pipeline.store import Store
 from pipeline.work import Work
@@ -252,5 +253,5 @@ def say(text: str) -> None:
 
 
 def load(path: str | Path, out: str) -> tuple[Region, Store]:
-    region = load_region(path)
+    region = load_region(path).model_copy(update={"world": folder_of(out)})
     return region, open_store(out, region)

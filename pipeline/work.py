@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pipeline.sandbox import SCHEME, path_of
+
 if TYPE_CHECKING:
     import pyarrow as pa
     import shapely
@@ -56,6 +58,8 @@ class Work:
 
     def openable(self, href: str) -> str:
         """An href of the scenes table as something that can be opened; local ones are relative to the manifest."""
+        if href.startswith(SCHEME):
+            return str(path_of(href, self.region.world))
         return href if "://" in href else str((self.region.path.parent / href).resolve())
 
 
