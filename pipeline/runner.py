@@ -170,6 +170,7 @@ def _needs(region: Region, store: Store, name: str, needed: str, reason: str | N
 def _run(stage: Stage, region: Region, store: Store, found: dict[str, State], quiet: bool) -> Receipt:
     started = time.perf_counter()
     work = Work(region, store, _Tables(store, stage.reads), quiet=quiet)
+    _ensure_worlds(region, work)
     before = found[stage.name].receipt
     files = [*stage.outside(region), *stage.outside_of_inputs(work)]
     seen = look_at(files, region.path.parent, before)
@@ -204,6 +205,16 @@ def _run(stage: Stage, region: Region, store: Store, found: dict[str, State], qu
     write_receipt(store, receipt)
     say(summary(receipt))
     return receipt
+
+
+def _ensure_worlds(region: Region, work: Work) -> None:
+    """The sample worlds that a region's sources come from: made when a stage wants them and they are not there."""
+    for size in region.worlds:
+        from pipeline.sandbox.build import build_world, is_built
+
+        if not is_built(region.world, size):
+            say(f"sample world '{size}' (synthetic): drawing it in {region.world / size}")
+            build_world(size, region.world, work.jobs)
 
 
 def failed_rows(store: Store, last: str) -> int:
