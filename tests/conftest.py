@@ -29,3 +29,11 @@ def real_run(real_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     region, store = runner.load(real_folder / "real-samples.toml", str(out))
     runner.run_upto(region, store, "shards", quiet=True)
     return out / "real-samples"
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny sample world (synthetic), drawn once: its folder, `…/sandbox/tiny`."""
+    from pipeline.sandbox.build import build_world
+
+    return build_world("tiny", tmp_path_factory.mktemp("out") / "sandbox")

@@ -1,17 +1,14 @@
-"""Serving a world: a real STAC API (`rustac serve`) on a free port, and a range server for its files."""
+"""Serving a world: a real STAC API (`rustac serve`) over its items, on a free port, for as long as it is wanted."""
 
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
-import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,54 +93,3 @@ def _wait(server: subprocess.Popen[bytes], address: str, log: Any) -> None:
         fix="try again; if it stays, check that programs may listen on 127.0.0.1",
         code=1,
     )
-
-
-class _Ranges(http.server.SimpleHTTPRequestHandler):
-    """GET and HEAD of files with byte ranges, as object stores answer them; counts what is asked."""
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet: tests read `server.requests`."""
-
-    def send_head(self) -> Any:
-        self.server.requests.append((self.command, self.path, self.headers.get("Range")))  # type: ignore[attr-defined]
-        path = Path(self.translate_path(self.path))
-        if not path.is_file():
-            self.send_error(404)
-            return None
-        size = path.stat().st_size
-        first, last, code = 0, size - 1, 200
-        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if match:
-            first, last, code = int(match[1]), min(int(match[2] or size - 1), size - 1), 206
-        self.send_response(code)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(last - first + 1))
-        if code == 206:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
-        self.end_headers()
-        file = path.open("rb")
-        file.seek(first)
-        self._left = last - first + 1
-        return file
-
-    def copyfile(self, source: Any, outputfile: Any) -> None:
-        outputfile.write(source.read(self._left))
-
-
-@contextlib.contextmanager
-def range_server(folder: Path) -> Iterator[Any]:
-    """An HTTP server over a folder that knows byte ranges; `.address` and `.requests` (method, path, range)."""
-
-    def handler(*args: Any) -> _Ranges:
-        return _Ranges(*args, directory=str(folder))
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.address = f"http://127.0.0.1:{server.server_address[1]}"  # type: ignore[attr-defined]
-        server.requests = []  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
