@@ -199,7 +199,7 @@ def read_strip(scene: dict[str, Any], members: list[dict[str, Any]], source: Sou
     for group in GROUPS[scene["sensor"]]:
         bands = []
         for band in group.bands:
-            part = raster.read_window(work.openable(assets[band]), around)
+            part = raster.read_window(work.openable(assets[band], scene["source"]), around)
             if part is None:
                 return None
             bands.append(_harmonised(part.isel(band=0, drop=True), scene["sensor"], source))

@@ -128,7 +128,7 @@ def _write(work: Work, name: str, rows: list[dict[str, Any]], scene: dict[str, A
             work.store.remove(name)  # damaged: it is screened again
     if scene["scene_classes"] is not None and work.region.max_cloud < 1:
         try:
-            _add_scene_classes(rows, work.openable(scene["scene_classes"]))
+            _add_scene_classes(rows, work.openable(scene["scene_classes"], scene["source"]))
         except UnreadableRaster as error:
             where = f"scene {scene['scene']} of {scene['source']}"
             fix = "mend the file, or leave the item out of the catalogue"

@@ -56,11 +56,18 @@ class Work:
 
         return track(things, total, what, quiet=self.quiet)
 
-    def openable(self, href: str) -> str:
-        """An href of the scenes table as something that can be opened; local ones are relative to the manifest."""
+    def openable(self, href: str, source: str | None = None) -> str:
+        """An href of a table as something that can be opened; local ones are relative to the manifest.
+
+        With the name of its source a remote one is signed as the source says: for opening, never for a table or text.
+        """
         if href.startswith(SCHEME):
             return str(path_of(href, self.region.world))
-        return href if "://" in href else str((self.region.path.parent / href).resolve())
+        if "://" not in href:
+            return str((self.region.path.parent / href).resolve())
+        from pipeline.access import reachable
+
+        return reachable(href, self.region.source(source).sign) if source else href
 
 
 @dataclass

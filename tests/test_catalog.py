@@ -16,7 +16,8 @@ from world import World
 
 from harmonize.problem import Problem
 from pipeline import runner
-from pipeline.scenes import _tile, _when, _without_duplicates
+from pipeline.item import tile, when
+from pipeline.scenes import _without_duplicates
 
 
 def scenes(manifest: Path, out: Path) -> list[dict[str, Any]]:
@@ -97,25 +98,25 @@ def test_properties_of_real_items_are_understood(name: str) -> None:
     if "properties" not in item or "datetime" not in item["properties"]:
         pytest.skip(f"{name} is no item")
     item["_file"] = name
-    assert dt.datetime(2015, 6, 1, tzinfo=dt.UTC) < _when(item) < dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
-    tile = _tile(item["properties"])
-    assert tile is None or len(tile) == 5
+    assert dt.datetime(2015, 6, 1, tzinfo=dt.UTC) < when(item) < dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
+    found = tile(item["properties"])
+    assert found is None or len(found) == 5
 
 
 def test_times_with_a_space_or_no_zone() -> None:
     for text in ("2024-04-19 04:59:04.220006+00:00", "2024-04-19T04:59:04.220006", "2024-04-19T04:59:04.220006Z"):
         item = {"id": "x", "_file": "y", "properties": {"datetime": None, "start_datetime": text}}
-        assert _when(item) == dt.datetime(2024, 4, 19, 4, 59, 4, 220006, tzinfo=dt.UTC)
+        assert when(item) == dt.datetime(2024, 4, 19, 4, 59, 4, 220006, tzinfo=dt.UTC)
     with pytest.raises(Problem, match="is not a time"):
-        _when({"id": "x", "_file": "y", "properties": {"datetime": "yesterday"}})
+        when({"id": "x", "_file": "y", "properties": {"datetime": "yesterday"}})
 
 
 def row(
     scene: str, baseline: str, generated: str, box: tuple[float, ...] = (0, 0, 1, 1), minutes: int = 0
 ) -> dict[str, Any]:
-    when = dt.datetime(2020, 6, 1, 10, minutes, tzinfo=dt.UTC)
+    then = dt.datetime(2020, 6, 1, 10, minutes, tzinfo=dt.UTC)
     return {
-        "scene": scene, "sensor": "s2", "platform": "sentinel-2a", "tile": "32TQR", "datetime": when, "baseline": baseline,
+        "scene": scene, "sensor": "s2", "platform": "sentinel-2a", "tile": "32TQR", "datetime": then, "baseline": baseline,
         "generated": generated, "geometry": shapely.box(*box).wkb, "epsg": 32632, "west": 0, "north": 0,
     }  # fmt: skip
 
