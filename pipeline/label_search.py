@@ -15,7 +15,8 @@ from pipeline.work import Work
 if TYPE_CHECKING:
     import shapely
 
-YEAR = dt.timedelta(days=366)
+YEAR = dt.timedelta(days=364)
+"""Less a day: the closed interval ends at midnight, when the map after the next one begins."""
 
 
 def label_queries(region: Region, use: LabelUse, area: shapely.Geometry) -> list[Query]:

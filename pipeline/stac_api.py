@@ -175,12 +175,13 @@ def _open(address: str, io: PatientIO) -> pystac_client.Client:
 
     import pystac
     import pystac_client
+    from pystac_client.errors import ClientTypeError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a landing page lacks is said below, in words
             client = pystac_client.Client.open(address, stac_io=io)
-    except (pystac.STACError, KeyError, TypeError, ValueError):
+    except (pystac.STACError, ClientTypeError, AttributeError, KeyError, TypeError, ValueError):
         raise io.odd("this is no landing page of a STAC API") from None
     if client.get_search_link() is None:
         raise io.odd("its landing page has no search link, so that it cannot be searched")
