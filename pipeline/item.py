@@ -68,8 +68,16 @@ def orbit(p: dict[str, Any]) -> str | None:
     return said if said in ("ascending", "descending") else None
 
 
-def tile(p: dict[str, Any]) -> str | None:
+def _in_product_name(item: Item, pattern: str) -> str | None:
+    """What a pattern's group finds in a Sentinel-2 product's name, e.g. S2A_MSIL2A_…_N0214_R123_T28QCH_…."""
+    p = item["properties"]
+    names = (p.get("s2:product_uri"), p.get("sentinel:product_id"), item["id"])
+    return next((m[1] for name in names if (m := re.search(pattern, str(name)))), None)
+
+
+def tile(item: Item) -> str | None:
     """MGRS tile such as 06VVN, without T or prefix, its zone in two digits: every provider spells it differently."""
+    p = item["properties"]
     said = p.get("s2:mgrs_tile")
     if not said and str(p.get("grid:code") or "").startswith("MGRS-"):
         said = str(p["grid:code"]).removeprefix("MGRS-")
@@ -77,7 +85,7 @@ def tile(p: dict[str, Any]) -> str | None:
         parts = [p.get(f"{prefix}:{key}") for key in ("utm_zone", "latitude_band", "grid_square")]
         if not said and all(parts):
             said = "".join(map(str, parts))
-    return str(said).removeprefix("T").zfill(5) if said else None
+    return str(said).removeprefix("T").zfill(5) if said else _in_product_name(item, r"_T(\d\d[A-Z]{3})(?:_|$)")
 
 
 def baseline(item: Item) -> str | None:
@@ -85,9 +93,8 @@ def baseline(item: Item) -> str | None:
     p = item["properties"]
     said = p.get("s2:processing_baseline") or p.get("processing:version")
     if said is None:
-        names = (p.get("s2:product_uri"), p.get("sentinel:product_id"), item["id"])
-        match = next((m for n in names if (m := re.search(r"_N(\d\d)(\d\d)_", str(n)))), None)
-        return f"{match[1]}.{match[2]}" if match else None
+        named = _in_product_name(item, r"_N(\d{4})_")
+        return f"{named[:2]}.{named[2:]}" if named else None
     return "{:02d}.{:02d}".format(*baseline_number(str(said), name_of(item)))
 
 

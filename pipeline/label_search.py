@@ -15,8 +15,7 @@ from pipeline.work import Work
 if TYPE_CHECKING:
     import shapely
 
-YEAR = dt.timedelta(days=364)
-"""Less a day: the closed interval ends at midnight, when the map after the next one begins."""
+YEAR, DAY = dt.timedelta(days=365), dt.timedelta(days=1)
 
 
 def label_queries(region: Region, use: LabelUse, area: shapely.Geometry) -> list[Query]:
@@ -25,7 +24,8 @@ def label_queries(region: Region, use: LabelUse, area: shapely.Geometry) -> list
     A use with a `date` takes the map of that day. Else the region's dates are widened by a year both sides: of a dated
     source the map nearest to each chip rules (DESIGN §4), and yearly maps appear late.
     """
-    first, last = (use.date, use.date) if use.date else (region.start - YEAR, region.end + YEAR)
+    # Queries end with a midnight, when the map of the year after next would begin: hence the day less.
+    first, last = (use.date, use.date) if use.date else (region.start - YEAR, region.end + YEAR - DAY)
     return [Query(box, first, last) for box in stac_api.boxes_of(area)]
 
 
@@ -42,7 +42,7 @@ def label_items(work: Work, use: LabelUse, where: str, notes: list[str]) -> list
         def track(these: list[Query]) -> Iterator[Query]:
             return work.track(these, len(these), use.source)
 
-        return stac_api.search(api, addresses[api], source.collection, queries, where, track)
+        return stac_api.search(api, addresses[api], source.collection or "", queries, where, track)
 
     with stac_api.serving(region, [api]) as addresses:
         queries = label_queries(region, use, work.area)

@@ -71,7 +71,12 @@ def find_scenes(work: Work) -> Outcome:
             if source.api:
                 queries = stac_api.monthly(work.area, region.start, region.end)
                 found = stac_api.search(
-                    source.api, addresses[source.api], source.collection, queries, where, _tracking(work, use.source)
+                    source.api,
+                    addresses[source.api],
+                    source.collection or "",
+                    queries,
+                    where,
+                    _tracking(work, use.source),
                 )
                 items = found.items
                 notes.append(found.note(use.source))
@@ -161,7 +166,7 @@ def _row(item: Item, use: Imagery, source: Source, work: Work) -> dict[str, Any]
         "datetime": when(item),
         "orbit": orbit(p),
         "relative_orbit": p.get("sat:relative_orbit"),
-        "tile": tile(p),
+        "tile": tile(item),
         "baseline": baseline(item) if source.sensor == "s2" else None,
         "generated": generated(p),
         "cloud": p.get("eo:cloud_cover") / 100 if p.get("eo:cloud_cover") is not None else None,

@@ -91,7 +91,9 @@ def _candidates(scene: dict[str, Any], grid: _Grid, work: Work) -> tuple[list[di
             if share > 0
         ]
     wanted = scene["scene_classes"] is not None and work.region.max_cloud < 1
-    key = digest([VERSION, scene["scene"], scene["source"], scene["scene_classes"] if wanted else None, rows])
+    key = digest(
+        [VERSION, scene["scene"], scene["source"], work.content_of(scene["scene_classes"]) if wanted else None, rows]
+    )
     return rows, f"screen/{file_stem(scene['scene'])}-{key[:12]}.parquet"
 
 

@@ -130,9 +130,7 @@ def serving(region: Region, apis: Iterable[str | None]) -> Iterator[dict[str, st
 Track = Callable[[list[Query]], Iterable[Query]]
 
 
-def search(
-    api: str, address: str, collection: str | None, queries: list[Query], where: str, track: Track = iter
-) -> Found:
+def search(api: str, address: str, collection: str, queries: list[Query], where: str, track: Track = iter) -> Found:
     """All items of a collection that the queries find, each id once, sorted by id; hrefs as the API gives them.
 
     `api` is the name for messages and for `_file`, `address` is what is asked; `track` may show progress. Items are
@@ -141,8 +139,6 @@ def search(
     """
     from pipeline.stac_io import PatientIO
 
-    if collection is None:
-        raise Problem("a STAC API is asked for a collection", where=where, fix="add collection = '…' to the source")
     io = PatientIO(api, where)
     client = _open(address, io)
     _check_collection(client, io, collection)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.sandbox import SCHEME, path_of
+from pipeline.sandbox import VERSION as WORLD_VERSION
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,6 +56,13 @@ class Work:
         from pipeline.progress import track
 
         return track(things, total, what, quiet=self.quiet)
+
+    def content_of(self, href: str) -> str:
+        """What stands for an href's bytes in hashes: the sha256 of a local file, else the address; the sample world's
+        files change with its version alone."""
+        if href.startswith(SCHEME):
+            return f"{href}#{WORLD_VERSION}"
+        return href if "://" in href else self.digests.get(self.openable(href), href)
 
     def openable(self, href: str, source: str | None = None) -> str:
         """An href of a table as something that can be opened; local ones are relative to the manifest.

@@ -67,6 +67,8 @@ CASES: dict[str, tuple[Callable[[World, Path], None], list[str]]] = {
     "no scene": (replace("2020-01-01", "2020-07-01"), ["the region has no scene", "outside the dates"]),
     "elsewhere": (replace("bounds = [", "bounds = [100.0, 1.0, 101.0, 2.0] #"), ["no scene", "outside the region"]),
     "api": (replace('items = "catalog/s1/*.json"', 'api = "http://127.0.0.1:9/v1"\ncollection = "s1"'), ["does not answer: http://127.0.0.1:9/v1", "tried 3 times", "imagery[1]"]),
+    "api with a key": (replace('items = "catalog/s1/*.json"', 'api = "https://x.org/v1?key=S3CRET"'), ["'sources.s1-here.api'", "would be written into tables"]),
+    "api without collection": (replace('items = "catalog/s1/*.json"', 'api = "https://x.org/v1"'), ["asked for a collection", "sources.s1-here"]),
     "unknown code": (_crosswalk(HEAD + "1,a,water,judgement\n"), ["label code 2 has no class", "classes.csv", "add the line"]),
     "unknown class": (_crosswalk(HEAD + "1,a,watr,judgement\n"), ["'watr' is not in the vocabulary", "line 2", "'water'"]),
     "code twice": (_crosswalk(HEAD + "1,a,water,judgement\n1,b,crops,judgement\n"), ["code 1 stands twice", "line 3"]),

@@ -25,6 +25,7 @@ from world import World
 from harmonize.problem import Problem
 from pipeline import runner, stac_api
 from pipeline.receipt import read_receipt
+from pipeline.sandbox import VERSION
 from pipeline.stac_api import Found, Query, boxes_of, monthly, search
 from pipeline.stac_io import Patience
 
@@ -446,7 +447,7 @@ def test_the_sample_world_is_served_once_and_named_without_folder_or_port(
     for name in ("scenes", "labels"):
         receipt = read_receipt(store, name)
         assert receipt
-        assert receipt.params["world"] == 1
+        assert receipt.params["world"] == VERSION
         assert "127.0.0.1" not in json.dumps(receipt.params)
         assert receipt.outside == ()
     labels = pq.read_table(tmp_path / "out/tiny/labels.parquet").to_pylist()
