@@ -32,17 +32,39 @@ def footprint(item: Item) -> Any:
     import shapely
 
     try:
-        shape = shapely.make_valid(shapely.from_geojson(json.dumps(item["geometry"])))
+        drawn = shapely.from_geojson(json.dumps(item["geometry"]))
     except shapely.errors.GEOSException:
         raise Problem("an item's geometry is not GeoJSON", where=name_of(item), fix="mend the item") from None
-    west, south, east, north = shape.bounds if not shape.is_empty else (999.0,) * 4
+    west, south, east, north = drawn.bounds if not drawn.is_empty else (999.0,) * 4
     if west < -180.001 or east > 180.001 or south < -90.001 or north > 90.001:
         raise Problem(
             "an item's geometry is empty or not in degrees",
             where=name_of(item),
             fix="STAC wants longitude and latitude (EPSG:4326) there; reproject it, or leave the item out",
         )
-    return shape
+    if east - west <= 180:
+        return shapely.make_valid(drawn)
+    return shapely.union_all([shapely.make_valid(_cut_at_180(part)) for part in shapely.get_parts(drawn)])
+
+
+def _cut_at_180(part: Any) -> Any:
+    """A footprint over the antimeridian in two parts (RFC 7946, 3.1.9); catalogues draw it around the whole Earth.
+
+    Such a one is wider than 180 degrees as it stands, and at most 60 once its western longitudes are counted on beyond
+    180. A map of the world, drawn as a rectangle from one edge to the other, stays as it is.
+    """
+    import numpy as np
+    import shapely
+
+    beyond = shapely.transform(part, lambda xy: xy + [360, 0] * (xy[:, :1] < 0))
+    width = np.ptp(beyond.bounds[::2])
+    is_world = width < 0.5 and part.area > 0.99 * part.envelope.area
+    if np.ptp(part.bounds[::2]) <= 180 or width > 60 or is_world:
+        return part
+    whole = shapely.make_valid(beyond)
+    east = shapely.intersection(whole, shapely.box(0, -90, 180, 90))
+    west = shapely.intersection(whole, shapely.box(180, -90, 360, 90))
+    return shapely.union(east, shapely.transform(west, lambda xy: xy - [360, 0]))
 
 
 def when(item: Item) -> dt.datetime:

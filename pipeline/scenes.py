@@ -84,6 +84,8 @@ def find_scenes(work: Work) -> Outcome:
                 items = read_items(source, where)
             asked += len(items)
             rows += _rows(items, use, work, dropped, notes)
+    if any(region.source(use.source).api for use in region.imagery):
+        notes.append("an API's newer items are only seen by: make redo STAGE=scenes REGION=…")
     kept = _without_duplicates(rows, dropped)
     if not kept:
         _no_scene(work, dropped, asked)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import planetary_computer.sas
 import planetary_computer.settings
 import pyarrow.parquet as pq
@@ -138,9 +139,13 @@ def test_a_region_of_signed_rasters_is_built_and_no_signature_is_kept(
 ) -> None:
     monkeypatch.setattr("planetary_computer.sas.BLOB_STORAGE_DOMAIN", files.host)
     files.needs = "sig=SECRET"
-    world = World(tmp_path, size_m=1200)
+    world = World(tmp_path, size_m=1200, manifest={"max_cloud": 0.5})
     manifest = world.write()
-    text = manifest.read_text().replace('kind = "imagery"', 'kind = "imagery"\nsign = "planetary-computer"')
+    world.tif(tmp_path / "cogs/scl.tif", np.full((60, 60), 4, np.uint8), 20)
+    path = tmp_path / "catalog/s2/S2-0.json"
+    path.write_text(path.read_text().replace('"assets": {', '"assets": {"SCL": {"href": "../../cogs/scl.tif"}, '))
+    text = manifest.read_text().replace('sensor = "s2"', 'sensor = "s2"\nscene_classes = "SCL"')
+    text = text.replace('kind = "imagery"', 'kind = "imagery"\nsign = "planetary-computer"')
     manifest.write_text(text.replace('kind = "labels"', 'kind = "labels"\nsign = "planetary-computer"'))
     for path in (tmp_path / "catalog").rglob("*.json"):
         path.write_text(path.read_text().replace("../../cogs", f"http://{files.host}/account/cogs"))

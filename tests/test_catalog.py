@@ -172,6 +172,29 @@ def test_real_items_that_cannot_be_used_are_told(name: str) -> None:
     assert caught.value.fix
 
 
+def test_footprints_over_the_antimeridian_are_cut_there() -> None:
+    for one in recorded("pc_collection_io-lulc-annual-v02-pc"):
+        shape = footprint(one)
+        assert one["bbox"][0] == -180, "the catalogue's own box goes around the Earth"
+        assert shapely.box(170, -1, 180, 80).union(shapely.box(-180, -1, -170, 80)).covers(shape), one["id"]
+        assert 8 * 5 < shape.area < 8 * 14, "about 8 degrees high, 6 to 10 wide"
+
+
+@pytest.mark.parametrize(
+    ("ring", "area"),
+    [
+        ([[179, 0], [-179, 0], [-179, 1], [179, 1], [179, 0]], 2),
+        ([[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]], 360 * 180),
+        ([[-179.9, -60], [179.9, -60], [179.9, 80], [-179.9, 80], [-179.9, -60]], 359.8 * 140),
+        ([[10, 0], [11, 0], [11, 1], [10, 1], [10, 0]], 1),
+    ],
+    ids=["scene", "world", "nearly the world", "plain"],
+)
+def test_only_narrow_footprints_are_cut(ring: list[list[float]], area: float) -> None:
+    one = {"id": "x", "_file": "y", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    assert footprint(one).area == pytest.approx(area)
+
+
 def test_every_recorded_item_is_looked_at() -> None:
     if not ITEMS.exists():
         pytest.skip("the recorded items are not beside this checkout (../shared/real)")

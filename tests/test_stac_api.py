@@ -24,10 +24,12 @@ from world import World
 
 from harmonize.problem import Problem
 from pipeline import runner, stac_api
+from pipeline.label_search import label_items
 from pipeline.receipt import read_receipt
 from pipeline.sandbox import VERSION
 from pipeline.stac_api import Found, Query, boxes_of, monthly, search
 from pipeline.stac_io import Patience
+from pipeline.work import Work
 
 WHOLE = [Query((11.0, 45.0, 12.0, 46.0), dt.date(2020, 6, 1), dt.date(2020, 6, 30))]
 
@@ -321,7 +323,11 @@ def test_an_api_gives_the_scenes_of_the_catalogue(tmp_path: Path) -> None:
     _, store = runner.load(tmp_path / "tiny.toml", str(tmp_path / "api"))
     receipt = read_receipt(store, "scenes")
     assert receipt
-    assert receipt.notes == ("s2-here: 2 items from 12 queries, 12 pages", "s1-here: 1 items from 12 queries, 12 pages")
+    assert receipt.notes == (
+        "s2-here: 2 items from 12 queries, 12 pages",
+        "s1-here: 1 items from 12 queries, 12 pages",
+        "an API's newer items are only seen by: make redo STAGE=scenes REGION=…",
+    )
 
 
 def test_a_broken_item_of_an_api_is_left_out_and_told(tmp_path: Path) -> None:
@@ -459,13 +465,19 @@ def test_the_sample_world_is_served_once_and_named_without_folder_or_port(
     assert started == ["tiny", "tiny"], "what is done starts no server"
 
 
+def test_another_version_of_the_sample_world_is_other_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    region, store = runner.load(World(tmp_path).write(), str(tmp_path / "out"))
+    work = Work(region, store, {})
+    before = work.content_of("sandbox://tiny/a.tif")
+    monkeypatch.setattr("pipeline.work.WORLD_VERSION", VERSION + 1)
+    assert work.content_of("sandbox://tiny/a.tif") != before
+    assert work.content_of("https://example.org/a.tif") == "https://example.org/a.tif"
+
+
 # Labels
 
 
 def test_labels_are_asked_a_year_around_and_then_for_all_dates(tmp_path: Path) -> None:
-    from pipeline.label_search import label_items
-    from pipeline.work import Work
-
     world = World(tmp_path, size_m=1200)
     with StubStac() as stub:
         manifest = world.write()
