@@ -116,20 +116,41 @@ def _known(stage: str) -> None:
 
 def _add_stage(name: str, does: str) -> None:
     def command(region: RegionArg, out: Out = DATA) -> None:
-        from pipeline import runner
-
-        loaded, store = runner.load(region, out)
-        receipt = runner.run_alone(loaded, store, name)
-        if receipt is None:
-            runner.say(f"{loaded.name}: {name} is up to date")
-        _leave(runner.failed_rows(store, name) if name == "pixels" else 0)
+        _run_stage(region, out, name)
 
     command.__doc__ = f"Stage: {does}."
     app.command(name)(command)
 
 
+@app.command()
+def scenes(
+    region: RegionArg,
+    out: Out = DATA,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what would be asked of which API, and ask nothing")
+    ] = False,
+) -> None:
+    """Stage: find the STAC items to use."""
+    if dry_run:
+        from pipeline.dry_run import say_plan
+        from pipeline.region import load_region
+
+        print("\n".join(say_plan(load_region(region))))
+    else:
+        _run_stage(region, out, "scenes")
+
+
+def _run_stage(region: Path, out: str, name: str) -> None:
+    from pipeline import runner
+
+    loaded, store = runner.load(region, out)
+    receipt = runner.run_alone(loaded, store, name)
+    if receipt is None:
+        runner.say(f"{loaded.name}: {name} is up to date")
+    _leave(runner.failed_rows(store, name) if name == "pixels" else 0)
+
+
 for _name, _does in (
-    ("scenes", "find the STAC items to use"),
     ("screen", "grid x footprints = candidates"),
     ("chips", "choose acquisitions per cell and sensor"),
     ("pixels", "read, harmonise, cut and store chips"),

@@ -52,21 +52,23 @@ def _from_json(path: Path) -> list[Item]:
     except (ValueError, RecursionError) as error:
         raise Problem(f"this is not valid JSON: {error}", where=str(path), fix="mend or remove the file") from None
     if isinstance(data, dict) and data.get("type") == "Feature":
-        return [_checked(data, path)]
+        return [checked_item(data, str(path))]
     if isinstance(data, dict) and isinstance(data.get("features"), list):
-        return [_checked(item, path) for item in data["features"]]
+        return [checked_item(item, str(path)) for item in data["features"]]
     if isinstance(data, list):
-        return [_checked(item, path) for item in data]
+        return [checked_item(item, str(path)) for item in data]
     raise Problem(
         "this is neither a STAC item nor an item collection", where=str(path), fix="name item files in 'items'"
     )
 
 
-def _checked(item: Any, path: Path) -> Item:
+def checked_item(item: Any, where: str) -> Item:
+    """`item` if it has what every STAC item has; else Problem."""
     needed = ("id", "geometry", "properties", "assets")
     if not isinstance(item, dict) or any(not item.get(key) for key in needed):
         missing = ", ".join(k for k in needed if not isinstance(item, dict) or not item.get(k))
-        raise Problem(f"a STAC item lacks {missing}", where=str(path), fix="mend the item, or leave it out of 'items'")
+        name = f"item {item['id']} in {where}" if isinstance(item, dict) and item.get("id") else where
+        raise Problem(f"a STAC item lacks {missing}", where=name, fix="mend the item, or leave it out of 'items'")
     return item
 
 
@@ -87,7 +89,7 @@ def _from_parquet(path: Path) -> list[Item]:
         if isinstance(row.get("geometry"), bytes):
             item["geometry"] = json.loads(shapely.to_geojson(shapely.from_wkb(row["geometry"])))
         item["properties"] = {k: v for k, v in row.items() if k not in _PARQUET_TOP and v is not None}
-        items.append(_checked(item, path))
+        items.append(checked_item(item, str(path)))
     return items
 
 

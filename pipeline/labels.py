@@ -13,9 +13,14 @@ import numpy as np
 
 from harmonize.problem import Problem
 from pipeline import tables
-from pipeline.catalog import catalogue_files, read_items
+from pipeline.access import reachable, unsigned
+from pipeline.catalog import Item, catalogue_files, checked_item, read_items
 from pipeline.grid import Cell, parse_cell
+from pipeline.item import footprint, name_of, when
+from pipeline.label_search import label_items
 from pipeline.region import LabelUse, Region
+from pipeline.sandbox import SCHEME, size_of
+from pipeline.sandbox import VERSION as WORLD_VERSION
 from pipeline.source import Source
 from pipeline.vector import SUFFIXES, cell_shares, read_codes
 from pipeline.work import Outcome, Work
@@ -46,7 +51,19 @@ def params(region: Region) -> dict[str, Any]:
             use.model_dump(mode="json") | {"keys": {key: getattr(region.source(use.source), key) for key in keys}}
             for use in region.labels
         ]
-    }
+    } | _api_params(region)
+
+
+def _api_params(region: Region) -> dict[str, Any]:
+    """Where labels come from an API: its name, and the version of the sample world if it is one."""
+    apis = {use.source: api for use in region.labels if (api := _api(use, region.source(use.source)))}
+    world = {"world": WORLD_VERSION} if any(map(size_of, apis.values())) else {}
+    return {"apis": apis} | world if apis else {}
+
+
+def _api(use: LabelUse, source: Source) -> str | None:
+    """The API that a use is searched at: a file that is named goes before it."""
+    return None if use.href or source.href or source.items else source.api
 
 
 def outside(region: Region) -> list[Path]:
@@ -56,7 +73,7 @@ def outside(region: Region) -> list[Path]:
         source = region.source(use.source)
         if use.href or source.href:
             path = Path(_href(use, source, region))
-            files += _with_siblings(path) if path.exists() else []
+            files += _with_siblings(path) if path.exists() and _is_watched(str(path), region) else []
         elif source.items:
             files += catalogue_files(source, _where(region, k))
     return files
@@ -74,8 +91,8 @@ def measure_labels(work: Work) -> Outcome:
     notes: list[str] = []
     opened: list[Path] = []
     for name in dict.fromkeys(use.source for use in work.region.labels):
-        files = _files_of(work, name)
-        opened += [p for f in files if "://" not in f.href for p in _with_siblings(Path(f.href))]
+        files = _files_of(work, name, notes)
+        opened += [p for f in files if _is_watched(f.href, work.region) for p in _with_siblings(Path(f.href))]
         found = _measure_source(work, name, files, cells)
         for cell in cells:
             rows += found.get(cell) or [_missing(cell, name, "no data" if cell in found else "not covered")]
@@ -87,9 +104,14 @@ def measure_labels(work: Work) -> Outcome:
     return Outcome(len(rows), tables.table_of(rows, tables.LABELS), dropped=dropped, notes=notes, outside=opened)
 
 
-def _files_of(work: Work, name: str) -> list[LabelFile]:
+def _is_watched(href: str, region: Region) -> bool:
+    """Local files are watched for changes, but not those of the sample world: its version stands for them."""
+    return "://" not in href and not Path(href).is_relative_to(region.world)
+
+
+def _files_of(work: Work, name: str, notes: list[str]) -> list[LabelFile]:
     """All files of a source, in the order of the manifest; a source may be named with one file after another."""
-    return [f for k, use in enumerate(work.region.labels) if use.source == name for f in _files(work, k, use)]
+    return [f for k, use in enumerate(work.region.labels) if use.source == name for f in _files(work, k, use, notes)]
 
 
 def _measure_source(
@@ -120,12 +142,13 @@ def _where(region: Region, k: int) -> str:
 
 
 def _href(use: LabelUse, source: Source, region: Region) -> str:
-    if use.href:
-        return use.href if "://" in use.href else str(region.relative(use.href))
-    return source.path_of(source.href or "")
+    href = use.href or source.href or ""
+    if href.startswith(SCHEME) or (use.href and "://" not in href):
+        return str(region.relative(href))
+    return source.path_of(href)
 
 
-def _files(work: Work, k: int, use: LabelUse) -> Iterator[LabelFile]:
+def _files(work: Work, k: int, use: LabelUse, notes: list[str]) -> Iterator[LabelFile]:
     source, where = work.region.source(use.source), _where(work.region, k)
     if use.href or source.href:
         href = _href(use, source, work.region)
@@ -134,32 +157,25 @@ def _files(work: Work, k: int, use: LabelUse) -> Iterator[LabelFile]:
             raise Problem(f"there is no label file {href}", where=where, fix=fix)
         yield LabelFile(source, href, use.date, where)
         return
-    if not source.items:
-        raise Problem(
-            f"label source '{use.source}' is a STAC API; this version reads catalogues on disk",
-            where=where,
-            fix="use items = '…' or href = '…'",
-        )
-    yield from _items(source, where, use.date)
+    items = read_items(source, where) if source.items else label_items(work, use, where, notes)
+    yield from _of_items(items, work, use, where)
 
 
-def _items(source: Source, where: str, day: dt.date | None) -> Iterator[LabelFile]:
-    import json
-
-    import shapely
-
+def _of_items(items: list[Item], work: Work, use: LabelUse, where: str) -> Iterator[LabelFile]:
+    source = work.region.source(use.source)
     if source.asset is None:
         raise Problem("the label source does not name its asset", where=where, fix="add asset = 'data' to the source")
-    for item in read_items(source, where):
-        href = item["assets"].get(source.asset, {}).get("href")
-        if not href or ("://" not in href and not Path(href).exists()):
-            place = f"item {item['id']} in {item['_file']}, key 'assets.{source.asset}'"
+    for item in items:
+        checked_item(item, item["_file"])
+        href = work.openable(unsigned(str(item["assets"].get(source.asset, {}).get("href") or "")))
+        if not item["assets"].get(source.asset, {}).get("href") or ("://" not in href and not Path(href).exists()):
+            place = f"{name_of(item)}, key 'assets.{source.asset}'"
             raise Problem(
                 "the label asset is missing", where=place, fix=f"assets there: {', '.join(sorted(item['assets']))}"
             )
         text = item["properties"].get("datetime") or item["properties"].get("start_datetime")
-        date = day or (dt.date.fromisoformat(str(text)[:10]) if text else None)
-        yield LabelFile(source, href, date, where, shapely.from_geojson(json.dumps(item["geometry"])))
+        date = use.date or (when(item).date() if text else None)
+        yield LabelFile(source, href, date, where, footprint(item))
 
 
 def _measure(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
@@ -224,8 +240,9 @@ def _paint(codes: dict[Cell, np.ndarray], file: LabelFile, cells: list[Cell]) ->
     if not cells:
         return
     boxes = np.array([cell.bounds for cell in cells], float)
+    href = reachable(file.href, file.source.sign)
     try:
-        classes = raster.read_classes(file.href, cells[0].epsg, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0)))
+        classes = raster.read_classes(href, cells[0].epsg, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0)))
     except raster.UnreadableRaster as error:
         raise Problem(f"a label raster cannot be read: {error}", where=file.where, fix="mend the file") from None
     if classes is None:

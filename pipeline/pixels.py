@@ -96,7 +96,7 @@ def _part_name(scene: dict[str, Any], members: list[dict[str, Any]], work: Work)
     """Name of a strip's part, and the key of each chip: all that decides its bytes."""
     source = work.region.source(scene["source"])
     assets = json.loads(scene["assets"])
-    content = {b: work.digests.get(work.openable(h), h) if "://" not in h else h for b, h in assets.items()}
+    content = {b: work.content_of(h) for b, h in assets.items()}
     meaning = [VERSION, source.unit, source.nodata, source.baseline_offset, scene["baseline"], content]
     base = digest([scene["scene"], meaning])
     keys = [f"{base[:24]}/{chip['chip_id']}" for chip in members]
@@ -199,7 +199,7 @@ def read_strip(scene: dict[str, Any], members: list[dict[str, Any]], source: Sou
     for group in GROUPS[scene["sensor"]]:
         bands = []
         for band in group.bands:
-            part = raster.read_window(work.openable(assets[band]), around)
+            part = raster.read_window(work.openable(assets[band], scene["source"]), around)
             if part is None:
                 return None
             bands.append(_harmonised(part.isel(band=0, drop=True), scene["sensor"], source))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.access import PAID
+
 if TYPE_CHECKING:
     import rasterio.crs
     import xarray as xr
@@ -48,6 +50,18 @@ class Header:
     bounds: tuple[float, float, float, float]
 
 
+def options_of(href: str) -> tuple[str, dict[str, Any]]:
+    """The name GDAL opens, and GDAL's options for it: an address marked PAID is read at the reader's cost."""
+    if href.startswith(PAID):
+        return href.removeprefix(PAID), GDAL_OPTIONS | {"AWS_REQUEST_PAYER": "requester"}
+    return href, GDAL_OPTIONS
+
+
+def _named(href: str) -> str:
+    """A raster's file name for messages, without the query string that may sign it."""
+    return Path(href.partition("?")[0]).name
+
+
 class UnreadableRaster(Exception):
     """A raster could not be opened or read; the message says why, without secrets of the address."""
 
@@ -59,15 +73,16 @@ def open_raster(href: str) -> xr.DataArray:
     import rioxarray
     import xarray
 
+    name, options = options_of(href)
     try:
-        with rasterio.Env(**GDAL_OPTIONS):
-            opened = rioxarray.open_rasterio(href, cache=False, lock=False)
+        with rasterio.Env(**options):
+            opened = rioxarray.open_rasterio(name, cache=False, lock=False)
     except rasterio.errors.RasterioIOError as error:
-        raise UnreadableRaster(f"{Path(href).name}: {_short(error)}") from None
+        raise UnreadableRaster(f"{_named(href)}: {_short(error)}") from None
     if not isinstance(opened, xarray.DataArray):
-        raise UnreadableRaster(f"{Path(href).name}: has several rasters inside")
+        raise UnreadableRaster(f"{_named(href)}: has several rasters inside")
     if opened.rio.crs is None:
-        raise UnreadableRaster(f"{Path(href).name}: has no CRS")
+        raise UnreadableRaster(f"{_named(href)}: has no CRS")
     return opened
 
 
@@ -85,7 +100,7 @@ def read_window(
     import rasterio
     import rasterio.errors
 
-    with rasterio.Env(**GDAL_OPTIONS), open_raster(href) as raster:
+    with rasterio.Env(**options_of(href)[1]), open_raster(href) as raster:
         transform = raster.rio.transform()
         inverse = ~transform
         corners = [inverse * (x, y) for x in (bounds[0], bounds[2]) for y in (bounds[1], bounds[3])]
@@ -97,7 +112,7 @@ def read_window(
         try:
             part = raster.isel(x=slice(left, right), y=slice(top, low)).load()
         except (rasterio.errors.RasterioIOError, rasterio.errors.WindowError) as error:
-            raise UnreadableRaster(f"{Path(href).name}: {_short(error)}") from None
+            raise UnreadableRaster(f"{_named(href)}: {_short(error)}") from None
     import affine
 
     # isel keeps pixel-centre coordinates; writing the transform keeps it exact where the coordinates carry rounding.
@@ -220,7 +235,7 @@ def read_classes(href: str, epsg: int, bounds: tuple[float, float, float, float]
     from rasterio.errors import RasterioIOError
     from rioxarray.exceptions import NoDataInBounds, OneDimensionalRaster
 
-    with rasterio.Env(**GDAL_OPTIONS), open_raster(href) as opened:
+    with rasterio.Env(**options_of(href)[1]), open_raster(href) as opened:
         raster = opened.isel(band=0, drop=True)
         margin = MARGIN_PX * abs(raster.rio.transform().a)
         west, south, east, north = bounds_in(bounds, epsg, raster.rio.crs)
@@ -229,7 +244,7 @@ def read_classes(href: str, epsg: int, bounds: tuple[float, float, float, float]
         except (NoDataInBounds, OneDimensionalRaster):
             return None  # one row or column can only be margin
         except RasterioIOError as error:
-            raise UnreadableRaster(f"{Path(href).name}: {_short(error)}") from None
+            raise UnreadableRaster(f"{_named(href)}: {_short(error)}") from None
     codes = part.values.astype(np.int32)
     nodata = part.rio.nodata
     if nodata is not None:

@@ -91,7 +91,9 @@ def _candidates(scene: dict[str, Any], grid: _Grid, work: Work) -> tuple[list[di
             if share > 0
         ]
     wanted = scene["scene_classes"] is not None and work.region.max_cloud < 1
-    key = digest([VERSION, scene["scene"], scene["source"], scene["scene_classes"] if wanted else None, rows])
+    key = digest(
+        [VERSION, scene["scene"], scene["source"], work.content_of(scene["scene_classes"]) if wanted else None, rows]
+    )
     return rows, f"screen/{file_stem(scene['scene'])}-{key[:12]}.parquet"
 
 
@@ -128,7 +130,7 @@ def _write(work: Work, name: str, rows: list[dict[str, Any]], scene: dict[str, A
             work.store.remove(name)  # damaged: it is screened again
     if scene["scene_classes"] is not None and work.region.max_cloud < 1:
         try:
-            _add_scene_classes(rows, work.openable(scene["scene_classes"]))
+            _add_scene_classes(rows, work.openable(scene["scene_classes"], scene["source"]))
         except UnreadableRaster as error:
             where = f"scene {scene['scene']} of {scene['source']}"
             fix = "mend the file, or leave the item out of the catalogue"

@@ -52,8 +52,21 @@ class Source(Manifest):
             raise ValueError("must not be empty | give a path or an address")
         return value
 
+    @field_validator("api")
+    @classmethod
+    def _without_secrets(cls, value: str | None) -> str | None:
+        """An API's address stands in receipts and messages."""
+        if value and "://" in value and ("?" in value or "@" in value):
+            raise ValueError(
+                "an address with a key or password would be written into tables | give the plain address; "
+                "keys belong into the environment (PC_SDK_SUBSCRIPTION_KEY, ~/.netrc)"
+            )
+        return value
+
     @model_validator(mode="after")
     def _complete(self) -> Source:
+        if self.api and not self.collection:
+            raise ValueError("a STAC API is asked for a collection | add collection = '…'")
         if self.kind == "imagery":
             self._check_imagery()
         elif self.crosswalk is None:

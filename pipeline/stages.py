@@ -37,7 +37,7 @@ STAGES = {
     stage.name: stage
     for stage in (
         Stage(
-            "scenes", 1, (), "scenes.parquet", "finds the STAC items to use, without duplicates",
+            "scenes", 2, (), "scenes.parquet", "finds the STAC items to use, without duplicates",
             scenes.find_scenes, scenes.params, scenes.outside,
         ),
         Stage(

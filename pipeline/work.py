@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.sandbox import SCHEME, path_of
+from pipeline.sandbox import VERSION as WORLD_VERSION
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,11 +57,25 @@ class Work:
 
         return track(things, total, what, quiet=self.quiet)
 
-    def openable(self, href: str) -> str:
-        """An href of the scenes table as something that can be opened; local ones are relative to the manifest."""
+    def content_of(self, href: str) -> str:
+        """What stands for an href's bytes in hashes: the sha256 of a local file, else the address; the sample world's
+        files change with its version alone."""
+        if href.startswith(SCHEME):
+            return f"{href}#{WORLD_VERSION}"
+        return href if "://" in href else self.digests.get(self.openable(href), href)
+
+    def openable(self, href: str, source: str | None = None) -> str:
+        """An href of a table as something that can be opened; local ones are relative to the manifest.
+
+        With the name of its source a remote one is signed as the source says: for opening, never for a table or text.
+        """
         if href.startswith(SCHEME):
             return str(path_of(href, self.region.world))
-        return href if "://" in href else str((self.region.path.parent / href).resolve())
+        if "://" not in href:
+            return str((self.region.path.parent / href).resolve())
+        from pipeline.access import reachable
+
+        return reachable(href, self.region.source(source).sign) if source else href
 
 
 @dataclass

@@ -12,6 +12,7 @@ from commands import run
 from world import World
 
 from pipeline.receipt import read_receipt
+from pipeline.stac_io import Patience
 from pipeline.store import Store
 
 
@@ -65,7 +66,9 @@ CASES: dict[str, tuple[Callable[[World, Path], None], list[str]]] = {
     "no item": (replace("catalog/s1/*", "catalog/s3/*"), ["matches nothing: catalog/s3/*.json", "imagery[1]"]),
     "no scene": (replace("2020-01-01", "2020-07-01"), ["the region has no scene", "outside the dates"]),
     "elsewhere": (replace("bounds = [", "bounds = [100.0, 1.0, 101.0, 2.0] #"), ["no scene", "outside the region"]),
-    "api": (replace('items = "catalog/s1/*.json"', 'api = "https://example.org/v1"'), ["STAC API", "imagery[1]"]),
+    "api": (replace('items = "catalog/s1/*.json"', 'api = "http://127.0.0.1:9/v1"\ncollection = "s1"'), ["does not answer: http://127.0.0.1:9/v1", "tried 3 times", "imagery[1]"]),
+    "api with a key": (replace('items = "catalog/s1/*.json"', 'api = "https://x.org/v1?key=S3CRET"'), ["'sources.s1-here.api'", "would be written into tables"]),
+    "api without collection": (replace('items = "catalog/s1/*.json"', 'api = "https://x.org/v1"'), ["asked for a collection", "sources.s1-here"]),
     "unknown code": (_crosswalk(HEAD + "1,a,water,judgement\n"), ["label code 2 has no class", "classes.csv", "add the line"]),
     "unknown class": (_crosswalk(HEAD + "1,a,watr,judgement\n"), ["'watr' is not in the vocabulary", "line 2", "'water'"]),
     "code twice": (_crosswalk(HEAD + "1,a,water,judgement\n1,b,crops,judgement\n"), ["code 1 stands twice", "line 3"]),
@@ -95,7 +98,8 @@ def _edit_item(world: World, key: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_mistakes_are_explained(case: str, tmp_path: Path) -> None:
+def test_mistakes_are_explained(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.stac_io.PATIENCE", Patience(first_wait_s=0))
     change, words = CASES[case]
     world = World(tmp_path, size_m=1200)
     manifest = world.write()

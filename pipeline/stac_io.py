@@ -1,0 +1,193 @@
+"""Requests to a STAC API: every one has a timeout, is retried with patience, and fails with words.
+
+pystac-client's own retries cover neither POST (searches and their next pages) nor a total time, so they are off.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import email.utils
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import requests
+from pystac_client.stac_api_io import StacApiIO
+
+from harmonize.problem import Problem
+
+RETRIED = frozenset({429, 500, 502, 503, 504})
+"""Answers that a later try may not give: too many requests, and a server or gateway in trouble."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long one request is tried for."""
+
+    tries: int = 8
+    first_wait_s: float = 1.0
+    """Doubled after every try; a Retry-After of the server is waited for even where it is longer."""
+    longest_wait_s: float = 60.0
+    budget_s: float = 600.0
+    """For one request with all its tries and waits."""
+    connect_s: float = 10.0
+    read_s: float = 60.0
+    """Longest silence of the server; the Planetary Computer's search gives up by itself after 30 s."""
+    sleep: Callable[[float], None] = time.sleep
+
+
+PATIENCE = Patience()
+HASTY_TRIES = 3
+"""Tries of an API that has not answered at all yet: a wrong address shall not take minutes."""
+
+
+class Refused(Problem):
+    """The server understood and said no (4xx)."""
+
+
+def public(address: str) -> str:
+    """An address without user, password and query string: what may stand in a message or a table."""
+    parts = urlsplit(address)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+class PatientIO(StacApiIO):
+    """pystac-client's reader with our retries; each failure is a Problem that names the address."""
+
+    def __init__(self, api: str, where: str, patience: Patience | None = None) -> None:
+        super().__init__(max_retries=None)
+        self.api, self.where = api, where
+        self.patience = patience or PATIENCE
+        self.address = api
+        self.answered = False
+
+    def request(
+        self,
+        href: str,
+        method: str | None = None,
+        headers: dict[str, str] | None = None,
+        parameters: dict[str, Any] | None = None,
+    ) -> str:
+        """The text of a good answer. Raises Problem when the server refuses or does not give one in time."""
+        self.address, method = href, (method or "GET").upper()
+        body = {"json": parameters} if method == "POST" else {"params": parameters or None}
+        started, wait, seen = time.monotonic(), self.patience.first_wait_s, "no answer"
+        for attempt in range(1, self.patience.tries + 1):
+            response, seen = self._try(method, href, headers, body)
+            self.answered = self.answered or response is not None
+            if response is not None and response.status_code not in RETRIED:
+                return self._text(response)
+            asked = _retry_after(response)
+            pause = max(min(wait, self.patience.longest_wait_s), asked)
+            left = self.patience.budget_s - (time.monotonic() - started)
+            last = self.patience.tries if self.answered else min(HASTY_TRIES, self.patience.tries)
+            if attempt == last or pause > left:
+                raise self._gave_up(attempt, seen, asked)
+            self.patience.sleep(pause)
+            wait *= 2
+        raise AssertionError("a request is tried at least once")
+
+    def _try(
+        self, method: str, href: str, headers: dict[str, str] | None, body: dict[str, Any]
+    ) -> tuple[requests.Response | None, str]:
+        """One try: the answer, if there is one, and what was seen in a few words."""
+        timeout = self.patience.connect_s, self.patience.read_s
+        try:
+            response = self.session.request(method, href, headers=headers, timeout=timeout, **body)
+        except requests.Timeout:
+            return None, f"no answer within {self.patience.read_s:g} s"
+        except requests.exceptions.SSLError:
+            return None, "its certificate is not accepted"
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+            return None, _connection(error)
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
+            fix = "an API's address looks like https://earth-search.aws.element84.com/v1"
+            raise Problem(f"this is no address of a STAC API: {public(href)}", where=self.where, fix=fix) from None
+        except requests.RequestException as error:
+            return None, type(error).__name__
+        return response, f"HTTP {response.status_code} {response.reason}"
+
+    def _gave_up(self, tries: int, seen: str, asked: float) -> Problem:
+        if asked > self.patience.budget_s:
+            seen += f", and it asks to wait for {asked / 60:.0f} minutes"
+        return Problem(
+            f"the STAC API does not answer: {public(self.address)} ({seen}; tried {tries} times)",
+            where=self.where,
+            fix="check the address and the network; if the service is in trouble, run the same command again later",
+        )
+
+    def _text(self, response: requests.Response) -> str:
+        status = response.status_code
+        if not 200 <= status < 300:
+            raise Refused(
+                f"the STAC API refuses: {public(self.address)} (HTTP {status}: {_message(response)})",
+                where=self.where,
+                fix="check api and collection of the source",
+            )
+        if "html" in response.headers.get("Content-Type", "") or response.content.lstrip()[:1] == b"<":
+            raise Problem(
+                f"a web page came instead of JSON: {public(self.address)}",
+                where=self.where,
+                fix="check api: it is the API's own address, not its browser page; a proxy or log-in page may answer",
+            )
+        return response.content.decode("utf-8", "replace")
+
+    def json_loads(self, txt: str, *_: Any, **__: Any) -> dict[str, Any]:
+        """A JSON object; pystac calls this on every text it reads."""
+        try:
+            found = json.loads(txt)
+        except (ValueError, RecursionError) as error:
+            raise self.odd(f"broken JSON came ({str(error)[:80]})") from None
+        if not isinstance(found, dict):
+            raise self.odd("the answer is no JSON object")
+        return found
+
+    def odd(self, what: str) -> Problem:
+        """A Problem for an answer that no STAC API gives."""
+        return Problem(
+            f"the STAC API's answer cannot be used: {what}: {public(self.address)}",
+            where=self.where,
+            fix="check api; if it is right, tell the service's operator, or use another source",
+        )
+
+
+def _retry_after(response: requests.Response | None) -> float:
+    """Seconds a server asks to wait for: Retry-After is a number of seconds or an HTTP date (RFC 9110, 10.2.3)."""
+    said = (response.headers.get("Retry-After") or "").strip() if response is not None else ""
+    if re.fullmatch(r"\d+(\.\d+)?", said):
+        return float(said)
+    try:
+        when = email.utils.parsedate_to_datetime(said)
+    except ValueError:
+        return 0.0
+    when = when if when.tzinfo else when.replace(tzinfo=dt.UTC)
+    return max(0.0, (when - dt.datetime.now(dt.UTC)).total_seconds())
+
+
+def _connection(error: Exception) -> str:
+    """Why there was no connection; the errors' own texts hold addresses with their query strings."""
+    text = str(error)
+    known = {
+        "NameResolution": "its name is not known here",
+        "getaddrinfo": "its name is not known here",
+        "refused": "connection refused",
+        "reset": "connection reset",
+        "unreachable": "the network is unreachable",
+    }
+    return next((said for key, said in known.items() if key in text), "the connection broke")
+
+
+def _message(response: requests.Response) -> str:
+    """The server's own message in one short line, without query strings."""
+    text = response.text
+    try:
+        said = json.loads(text)
+        keys = ("description", "detail", "message", "title", "error")
+        text = next((str(said[k]) for k in keys if isinstance(said, dict) and said.get(k)), text)
+    except ValueError:
+        text = "a web page" if "<" in text[:200] else text
+    return re.sub(r"\?\S*", "", " ".join(text.split()))[:200] or response.reason

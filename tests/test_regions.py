@@ -1,0 +1,81 @@
+"""The example regions a user can run with a network: they load, and say what they would ask without asking."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from commands import run
+from conftest import ROOT
+from world import World
+
+from harmonize.crosswalk import parse_crosswalk
+from harmonize.vocabulary import CLASSES
+from pipeline.place import area_of
+from pipeline.region import load_region
+from pipeline.source import crosswalk_path, known_sources
+
+REGIONS = sorted((ROOT / "manifests/regions").glob("*.toml"))
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a dry run asks nothing")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def test_there_is_one_of_each_kind_and_of_both_providers() -> None:
+    text = "\n".join(p.read_text() for p in REGIONS)
+    for words in (
+        "# Flood:",
+        "# Fire:",
+        "# Earthquake:",
+        "# Land cover alone:",
+        '"pc-sentinel-2-l2a"',
+        '"es-sentinel-2-c1-l2a"',
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize("path", REGIONS, ids=lambda p: p.stem)
+def test_an_example_region_loads_and_says_what_it_would_ask(path: Path, tmp_path: Path) -> None:
+    region = load_region(path)
+    assert area_of(region).area < 1, "an example stays small, in square degrees"
+    found = run("pipeline", "scenes", str(path), "--dry-run", "--out", str(tmp_path / "out"))
+    assert found.returncode == 0, found.all
+    for name in region.used:
+        source = region.source(name)
+        assert source.api, f"{name} needs no file fetched by hand"
+        assert f"{name}: {source.api}, collection {source.collection}" in found.stdout
+    assert "nothing was asked and nothing was written" in found.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_counts_cells_and_queries(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    manifest = world.write()
+    text = manifest.read_text().replace('items = "catalog/s1/*.json"', 'api = "sandbox:tiny"\ncollection = "s1"')
+    manifest.write_text(text)
+    lines = run("pipeline", "scenes", str(manifest), "--dry-run").stdout.splitlines()
+    assert lines[1] == "16 cells of 600 m: 16 in EPSG:32632"
+    assert lines[2] == "imagery s2-here: catalogue on disk, 1 files match catalog/s2/*.json"
+    assert lines[3] == "imagery s1-here: the embedded sample world (tiny), collection s1, 12 queries"
+    assert lines[4].endswith("  2020-01-01 to 2020-01-31")
+    assert lines[15].endswith("  2020-12-01 to 2020-12-31")
+    assert lines[16] == "labels classes: a file, no query"
+    assert lines[17].startswith("in all 12 queries, at least 14 requests")
+
+
+@pytest.mark.parametrize("name", sorted(n for n, s in known_sources().items() if s.kind == "labels"))
+def test_a_known_label_source_has_its_crosswalk(name: str) -> None:
+    source = known_sources()[name]
+    path = crosswalk_path(source)
+    rows = parse_crosswalk(path.read_text("utf-8"), str(path)).rows
+    classes = {row.class_ for row in rows.values()} - {None}
+    assert classes <= set(CLASSES)
+    assert {"water", "trees", "grass", "crops", "built", "bare"} <= classes
+    named_nodata = {code for code, row in rows.items() if row.class_ is None}
+    assert named_nodata <= {str(int(v)) for v in source.nodata_values}
