@@ -78,7 +78,7 @@ CASES: dict[str, tuple[Callable[[World, Path], None], list[str]]] = {
     "no baseline": (lambda w, _: _edit_item(w, "s2:processing_baseline"), ["no s2:processing_baseline", "baseline_offset"]),
     "label file": (replace("classes.tif", "klasses.tif"), ["there is no label file", "klasses.tif", "labels[0]"]),
     "split": (replace("block_km", "train = 0.9\nval = 0.2\ntest = 0.2\nblock_km"), ["train + val + test is 1.3"]),
-    "events": (replace("[split]", '[[events]]\nkind = "flood"\nsource = "cems"\nhref = "x"\n[split]'), ["does not read crisis events", "events[0]"]),
+    "events": (replace("[split]", '[[events]]\nkind = "flood"\nsource = "cems"\nhref = "x"\n[split]'), ["does not read event packages of source 'cems'", "events[0]", "source = 'geojson'"]),
     "not toml": (replace("size_px =", "size_px"), ["not valid TOML", "tiny.toml"]),
     "name": (replace('name = "tiny"', 'name = "other"'), ["name is 'other'", "tiny.toml"]),
     "pole": (replace("bounds = [", "bounds = [1.0, 85.0, 2.0, 86.0] #"), ["no scene"]),
