@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,9 +106,9 @@ def _start_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> dt.date:
 def shares(mapped: EventMap, cells: list[Cell]) -> dict[Cell, float]:
     """Share of the area of each cell that the event covers; only cells of which it covers some."""
     found: dict[Cell, float] = {}
-    for mine, squares, pieces in _by_zone(mapped.shape, cells):
-        share = pieces.areas(squares) / mine[0].side_m ** 2
-        found |= {cell: s for cell, s in zip(mine, share.round(9).tolist(), strict=True) if s > 0}
+    for mine, squares in _by_zone(cells):
+        share = _shares_of(_pieces(mapped.shape, mine), squares, 9)
+        found |= {cell: s for cell, s in zip(mine, share, strict=True) if s > 0}
     return found
 
 
@@ -116,38 +117,45 @@ def touches(mapped: EventMap, cells: list[Cell]) -> dict[Cell, Touch]:
 
     Farther cells are not there: the event is none of theirs.
     """
-    covered = shares(mapped, cells)
-    distance: dict[Cell, float] = {}
-    for mine, squares, pieces in _by_zone(mapped.shape, cells):
-        distance |= zip(mine, pieces.distances(squares, NEARBY_M).round(3).tolist(), strict=True)
-    if mapped.analysed is None:
-        return {c: Touch(covered.get(c, 0.0), None, d) for c, d in distance.items() if np.isfinite(d)}
     found: dict[Cell, Touch] = {}
-    for mine, squares, pieces in _by_zone(mapped.analysed, cells, keep_empty=True):
-        # Six digits, so that rounding of the geometry does not leave a cell a hair outside the extent.
-        inside = (pieces.areas(squares) / mine[0].side_m ** 2).round(6).tolist()
-        near = np.isfinite(pieces.distances(squares, NEARBY_M)).tolist()
-        for cell, share, close in zip(mine, inside, near, strict=True):
-            far = distance.get(cell, np.inf)
-            if close or np.isfinite(far):
-                found[cell] = Touch(covered.get(cell, 0.0), share, far)
+    for mine, squares in _by_zone(cells):
+        pieces = _pieces(mapped.shape, mine)
+        distance = pieces.distances(squares, NEARBY_M)
+        near = np.isfinite(distance)
+        inside: list[Any] = [None] * len(mine)
+        if mapped.analysed is not None:
+            extent = _pieces(mapped.analysed, mine)
+            near |= np.isfinite(extent.distances(squares, NEARBY_M))
+            # Four digits: GeoJSON has whole centimetres, and a cell is not partly outside an extent for one of them.
+            inside = _shares_of(extent, squares, 4)
+        columns = zip(_shares_of(pieces, squares, 9), inside, distance.round(3).tolist(), strict=True)
+        found |= {c: Touch(*said) for c, said, close in zip(mine, columns, near, strict=True) if close}
     return found
 
 
-def _by_zone(area: shapely.Geometry, cells: list[Cell], keep_empty: bool = False) -> Any:
-    """(cells, their squares, the pieces of `area` around them) per zone, in metres of the zone."""
+def _shares_of(pieces: Pieces, squares: np.ndarray, digits: int) -> list[float]:
     import shapely
 
-    for epsg, group in itertools.groupby(sorted(cells), key=lambda cell: cell.epsg):
+    return (pieces.areas(squares) / shapely.area(squares[0])).round(digits).tolist()
+
+
+def _by_zone(cells: list[Cell]) -> Iterator[tuple[list[Cell], np.ndarray]]:
+    """The cells of each zone, and their squares in its metres."""
+    import shapely
+
+    for _, group in itertools.groupby(sorted(cells), key=lambda cell: cell.epsg):
         mine = list(group)
-        lon, lat = centres(mine)
-        # Half a cell's diagonal and a bit beyond what is near.
-        margin = (NEARBY_M + mine[0].side_m) * 1.1 / 110_000
-        wide = margin / max(0.05, float(np.cos(np.radians(np.abs(lat).max() + margin))))
-        box = (lon.min() - wide, lat.min() - margin, lon.max() + wide, lat.max() + margin)
-        pieces = Pieces(polygons_of(_move(_around(area, box), 4326, epsg)))
-        if pieces or keep_empty:
-            yield mine, shapely.box(*np.array([cell.bounds for cell in mine], float).T), pieces
+        yield mine, shapely.box(*np.array([cell.bounds for cell in mine], float).T)
+
+
+def _pieces(area: shapely.Geometry, cells: list[Cell]) -> Pieces:
+    """What lies near the cells of one zone, in its metres."""
+    lon, lat = centres(cells)
+    # What is near, half a cell's diagonal, and a bit.
+    margin = (NEARBY_M + cells[0].side_m) * 1.1 / 110_000
+    wide = margin / max(0.05, float(np.cos(np.radians(np.abs(lat).max() + margin))))
+    box = (lon.min() - wide, lat.min() - margin, lon.max() + wide, lat.max() + margin)
+    return Pieces(polygons_of(_move(_around(area, box), 4326, cells[0].epsg)))
 
 
 def _around(area: shapely.Geometry, box: tuple[float, float, float, float]) -> shapely.Geometry:
@@ -155,6 +163,9 @@ def _around(area: shapely.Geometry, box: tuple[float, float, float, float]) -> s
     import shapely
     from shapely import affinity
 
+    west, south, east, north = area.bounds
+    if west >= box[0] and south >= box[1] and east <= box[2] and north <= box[3]:
+        return area
     turns = [0.0, *([360.0] if box[2] > 180 else []), *([-360.0] if box[0] < -180 else [])]
     parts = [affinity.translate(area, turn) if turn else area for turn in turns]
     return shapely.union_all([shapely.intersection(part, shapely.box(*box)) for part in parts])

@@ -21,6 +21,8 @@ def polygons_of(area: shapely.Geometry) -> shapely.Geometry:
     """The valid polygons of a geometry as one; points and lines are left out."""
     import shapely
 
+    if area.geom_type.endswith("Polygon") and area.is_valid:
+        return area
     parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(area)))
     return shapely.union_all(parts[shapely.area(parts) > 0])
 
