@@ -69,6 +69,20 @@ def test_shares_and_distances_are_exact(to: int, seed: int, vertices: int) -> No
         assert near[cell].analysed is None
 
 
+def test_long_edges_are_those_of_the_file(tmp_path: Path) -> None:
+    """A box of 2 by 2 degrees has four corners, and its sides are parallels: 1.5 km off the chord in UTM."""
+    corners = geopandas.GeoDataFrame(geometry=[shapely.box(9, 44, 11, 46)], crs=4326)
+    mapped = dataclasses.replace(event_of(shapely.box(0, 0, 1, 1)), shape=degrees_of(corners))
+    cells = cells_of(shapely.box(9.9, 45.9, 10.1, 46.1), 120)
+    found = shares(mapped, cells)
+    for cell in cells:
+        west, south, east, north = cell.bounds
+        x, y = np.meshgrid(np.arange(west + 5, east, 10), np.arange(south + 5, north, 10))
+        _, lat = transformer(cell.epsg, 4326).transform(x, y)
+        assert found.get(cell, 0.0) == pytest.approx((lat < 46).mean(), abs=0.006)
+    assert 0 < len(found) < len(cells)
+
+
 def test_only_cells_within_ten_kilometres_are_touched() -> None:
     cells = [Cell(32632, 500 + k, 4167) for k in range(-20, 30)]
     area = shapely.box(*cells[20].bounds)

@@ -264,6 +264,17 @@ def test_s1_is_on_the_same_side_of_every_event(tmp_path: Path) -> None:
     assert losers == {"other side of an event": 2}
 
 
+def test_of_two_s1_equally_near_the_one_of_the_first_ones_orbit(tmp_path: Path) -> None:
+    passes = [
+        seen("first", 1),
+        seen("last", 20),
+        seen("2", 2, "s1", platform="s", orbit="descending"),
+        seen("19", 19, "s1", platform="s"),
+        seen("21", 21, "s1", platform="s", orbit="descending"),
+    ]
+    assert set(chosen(tmp_path, [], *passes, per_cell=2)[0]) == {"first", "last", "2", "21"}
+
+
 def test_s1_may_go_with_the_s2_of_an_event(tmp_path: Path) -> None:
     """No S1 is near the best S2; one is near the S2 chosen after the event, on its side."""
     roles, _ = chosen(
@@ -339,6 +350,21 @@ def test_an_event_stays_in_one_split(tmp_path: Path) -> None:
     assert receipt["rows_in"] == receipt["kept"] + sum(receipt["dropped"].values())
 
 
+def test_only_cells_that_an_event_covers_are_held_together(tmp_path: Path) -> None:
+    """The flood lies in the upper left cell and far away; its other cells keep their own splits, near as they are."""
+    world = World(tmp_path, dates=("2020-06-12T10:00:00Z",))
+    elsewhere = next(
+        shapely.box(x, NORTH, x + 1200, NORTH + 1200)
+        for x in range(WEST - 24_000, WEST, 1200)
+        if spatial_split(f"32632_b1.2_{x // 1200}_{NORTH // 1200}", SplitShares(0.7, 0.1, 0.2)) == "test"
+    )
+    world.event("river", [cell_box(0, 0), elsewhere], start="2020-06-10")
+    rows, notes = splits_of(world, tmp_path / "out")
+    assert "event 'river' belongs to test" in notes
+    assert {r["split"] for r in rows if r["cell"] == name(0, 0)} == {"train"}
+    assert {r["cell"] for r in rows if r["dropped"] == "split: event"} == {name(0, 0)}
+
+
 def test_blocks_let_one_event_train_and_test(tmp_path: Path) -> None:
     world = World(tmp_path, dates=("2020-06-12T10:00:00Z",))
     region = shapely.box(WEST, NORTH - 2400, WEST + 2400, NORTH)
@@ -370,6 +396,9 @@ def test_what_an_edit_of_an_event_redoes(tmp_path: Path) -> None:
     manifest = world.write()
     build(manifest, tmp_path / "out")
     assert build(manifest, tmp_path / "out") == []
+    seen = geopandas.GeoDataFrame(geometry=[cell_box(0, 0)], crs=32632)
+    seen.to_file(tmp_path / "events/seen.gpkg")
+    assert build(manifest, tmp_path / "out") == ["labels", "captions", "shards"]
     text = manifest.read_text()
     manifest.write_text(text.replace("analysed =", "# analysed ="))
     assert build(manifest, tmp_path / "out") == ["labels", "captions", "shards"]
