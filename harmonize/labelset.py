@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from harmonize.events import Verdict, crisis_labels, unknown_crises
 from harmonize.vocabulary import CLASSES, CRISIS_MASK, LAND_COVER_MASK, mask_of
 
 MIN_LABELLED = 0.75
@@ -35,6 +37,13 @@ class LabelSet:
     """class -> the source (or event) that says it is there."""
     known_mask: int
     evidence: tuple[Evidence, ...] = field(default=())
+    verdicts: tuple[Verdict, ...] = field(default=())
+    """What each event near the cell says."""
+
+    @property
+    def events(self) -> list[str]:
+        """Ids of the events whose label the chip bears."""
+        return [verdict.event.id for verdict in self.verdicts if verdict.says == "positive"]
 
     @property
     def label_mask(self) -> int:
@@ -46,21 +55,32 @@ class LabelSet:
         return not self.known_mask & LAND_COVER_MASK and not self.label_mask
 
 
-def combine(evidence: list[Evidence], order: list[str], day: dt.date, min_share: float) -> LabelSet:
+def combine(
+    evidence: list[Evidence], order: list[str], day: dt.date, min_share: float, verdicts: Sequence[Verdict] = ()
+) -> LabelSet:
     """The LabelSet of a chip taken on `day`.
 
     The first source in `order` that labels at least 75 % of the cell rules; of a dated source the day nearest to the
     chip's (the earlier one of two equally near) that labels enough. The others stay as evidence. A class counts from
-    `min_share` of the cell's area; 0 means any pixel. The order of `evidence` does not matter.
+    `min_share` of the cell's area; 0 means any pixel. The order of `evidence` and of `verdicts` does not matter.
+
+    A crisis class is there if any event says so, or the ruling source does (CORINE has burnt areas): the event's
+    share and id go before the source's. It is unknown if an event says so and nobody says that it is there. Without
+    an event nothing says that a crisis happened, and that is known (DESIGN §4: "else negative").
     """
     ordered = sorted(evidence, key=lambda e: (order.index(e.source), gap_days(e, day), e.date or dt.date.min))
     ruling = next((e for e in ordered if e.labelled >= MIN_LABELLED - 1e-9), None)
-    # Without an event nothing says that a crisis happened, and that is known (DESIGN §4: "else negative").
-    known = CRISIS_MASK
-    if ruling is None:
-        return LabelSet({}, {}, known, tuple(ordered))
-    counted = {c: ruling.shares[c] for c in CLASSES if ruling.shares.get(c, 0) > 0 and ruling.shares[c] >= min_share}
-    return LabelSet(counted, dict.fromkeys(counted, ruling.source), known | LAND_COVER_MASK, tuple(ordered))
+    said = ruling.shares if ruling else {}
+    found = {c: (share, ruling.source) for c, share in said.items() if ruling and share > 0 and share >= min_share}
+    found |= {c: (v.touch.share, v.event.id) for c, v in crisis_labels(verdicts).items()}
+    counted = [c for c in CLASSES if c in found]
+    return LabelSet(
+        shares={c: found[c][0] for c in counted},
+        sources={c: found[c][1] for c in counted},
+        known_mask=(LAND_COVER_MASK if ruling else 0) | CRISIS_MASK & ~mask_of(unknown_crises(verdicts) - set(found)),
+        evidence=tuple(ordered),
+        verdicts=tuple(sorted(verdicts, key=lambda v: v.event.id)),
+    )
 
 
 def gap_days(evidence: Evidence, day: dt.date) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from harmonize.vocabulary import CLASSES
@@ -38,6 +38,26 @@ def spatial_split(block: str, shares: SplitShares) -> str:
     if u < shares.test:
         return "test"
     return "val" if u < shares.test + shares.val else "train"
+
+
+def event_split(blocks: Mapping[str, float], shares: SplitShares) -> str:
+    """Split of an event: the one that holds most of its geometry.
+
+    blocks: block -> area of the event's geometry in it, over all blocks that it touches, wherever the region ends, so
+    that no region moves an event. Of equal splits the first of train, val, test counts.
+    """
+    held = dict.fromkeys(("train", "val", "test"), 0.0)
+    for block in sorted(blocks):
+        held[spatial_split(block, shares)] += blocks[block]
+    return max(held, key=lambda name: held[name])
+
+
+def torn_from_event(split: str, events: Iterable[str]) -> bool:
+    """Whether a chip of this split belongs to an event of another split (`events`: their splits): it is dropped then.
+
+    A chip that two events of different splits claim is dropped in any case. None is ever moved.
+    """
+    return any(event != split for event in events)
 
 
 def stratified_split(masks: Mapping[str, int], shares: SplitShares) -> dict[str, str]:

@@ -32,6 +32,7 @@ def text(region: Region, index: list[dict[str, Any]], shards: list[dict[str, Any
         "",
         *_table(["class", *SPLITS], _classes(index)),
         "",
+        *_events(region, index),
         "## Sources and licences",
         "",
         *_table(["source", "kind", "licence"], _sources(region)),
@@ -61,5 +62,15 @@ def _classes(index: list[dict[str, Any]]) -> list[list[Any]]:
     return [[name, *(counts[name, split] for split in SPLITS)] for name in CLASSES]
 
 
+def _events(region: Region, index: list[dict[str, Any]]) -> list[str]:
+    """The section on crisis events, with the samples that bear each one's label."""
+    if not region.events:
+        return []
+    counts = Counter(name for row in index for name in row["events"])
+    rows = [[e.id, e.kind, e.start or "as its file says", e.effect_days, counts[e.id]] for e in region.events]
+    return ["## Events", "", *_table(["event", "kind", "first day", "days of effect", "samples"], rows), ""]
+
+
 def _sources(region: Region) -> list[list[Any]]:
-    return [[name, region.source(name).kind, region.source(name).licence] for name in region.used]
+    rows = [[name, region.source(name).kind, region.source(name).licence] for name in region.used]
+    return rows + [[event.id, "event", event.licence] for event in region.events]

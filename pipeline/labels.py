@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from harmonize.problem import Problem
-from pipeline import tables
+from pipeline import events, tables
 from pipeline.access import reachable, unsigned
 from pipeline.catalog import Item, catalogue_files, checked_item, read_items
 from pipeline.grid import Cell, parse_cell
@@ -22,7 +22,7 @@ from pipeline.region import LabelUse, Region
 from pipeline.sandbox import SCHEME, size_of
 from pipeline.sandbox import VERSION as WORLD_VERSION
 from pipeline.source import Source
-from pipeline.vector import SUFFIXES, cell_shares, read_codes
+from pipeline.vector import SUFFIXES, cell_shares, read_codes, with_siblings
 from pipeline.work import Outcome, Work
 
 WINDOW_CELLS = 32
@@ -50,7 +50,8 @@ def params(region: Region) -> dict[str, Any]:
         "labels": [
             use.model_dump(mode="json") | {"keys": {key: getattr(region.source(use.source), key) for key in keys}}
             for use in region.labels
-        ]
+        ],
+        "events": events.params(region, "kind", "source", "href", "analysed", "start"),
     } | _api_params(region)
 
 
@@ -73,33 +74,32 @@ def outside(region: Region) -> list[Path]:
         source = region.source(use.source)
         if use.href or source.href:
             path = Path(_href(use, source, region))
-            files += _with_siblings(path) if path.exists() and _is_watched(str(path), region) else []
+            files += with_siblings(path) if path.exists() and _is_watched(str(path), region) else []
         elif source.items:
             files += catalogue_files(source, _where(region, k))
-    return files
-
-
-def _with_siblings(path: Path) -> list[Path]:
-    """A shapefile is several files: its codes stand in the .dbf, its CRS in the .prj."""
-    return sorted(path.parent.glob(f"{path.stem}.*")) if path.suffix.lower() == ".shp" else [path]
+    return files + events.files(region, "href", "analysed")
 
 
 def measure_labels(work: Work) -> Outcome:
-    """Area shares per (cell, source, date, code); a cell that a source does not label keeps a row with the reason."""
+    """Area shares per (cell, source, date, code) and per (cell, event) near it.
+
+    A cell that a source does not label keeps a row with the reason.
+    """
     cells = [parse_cell(name) for name in sorted(set(work.tables["chips"].column("cell").to_pylist()))]
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     opened: list[Path] = []
     for name in dict.fromkeys(use.source for use in work.region.labels):
         files = _files_of(work, name, notes)
-        opened += [p for f in files if _is_watched(f.href, work.region) for p in _with_siblings(Path(f.href))]
+        opened += [p for f in files if _is_watched(f.href, work.region) for p in with_siblings(Path(f.href))]
         found = _measure_source(work, name, files, cells)
         for cell in cells:
             rows += found.get(cell) or [_missing(cell, name, "no data" if cell in found else "not covered")]
         labelled = sum(bool(found.get(cell)) for cell in cells)
         if labelled < len(cells):
             notes.append(f"warning: label source '{name}' labels {labelled} of {len(cells)} cells")
-    rows.sort(key=lambda r: (r["cell"], r["source"], r["date"] or dt.date.min, r["code"] or ""))
+    rows = [row | events.NOT_AN_EVENT for row in rows] + events.rows_of(events.load_events(work.region), cells)
+    rows.sort(key=lambda r: (r["cell"], r["source"], r["event"] or "", r["date"] or dt.date.min, r["code"] or ""))
     dropped = Counter(r["dropped"] for r in rows if r["dropped"])
     return Outcome(len(rows), tables.table_of(rows, tables.LABELS), dropped=dropped, notes=notes, outside=opened)
 

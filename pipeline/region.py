@@ -36,20 +36,53 @@ class LabelUse(Manifest):
     """Day an undated file shows."""
 
 
+EFFECT_DAYS = {"flood": 20, "fire": 180, "earthquake": 90}
+"""How long each kind can be seen, where the manifest does not say."""
+
+
 class Event(Manifest):
     """A crisis event: where its extent comes from and how long it can be seen."""
 
-    id: str | None = None
+    id: str = ""
+    """Goes into tables and into the role of chips. Default: from the file's name."""
     kind: Literal["flood", "fire", "earthquake"]
     source: Literal["cems", "geojson", "shakemap", "effis"]
+    """geojson: any vector file of polygons."""
     href: str
     analysed: str | None = None
+    """Vector file of the extent that was looked at; outside of it nothing is known."""
     start: dt.date | None = None
-    effect_days: int | None = Field(default=None, ge=1)
+    """First day, UTC. None: the file's features say it in a property `start` or `date`."""
+    effect_days: int = Field(default=0, ge=1)
     min_event_share: float = Field(default=0.05, gt=0, le=1)
     before: int = Field(default=1, ge=0)
     before_days: int = Field(default=60, ge=1)
     after: int = Field(default=2, ge=0)
+    licence: str = "unknown"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        given: dict[str, Any] = {"id": slug(Path(data["href"]).stem)} if isinstance(data.get("href"), str) else {}
+        if data.get("kind") in EFFECT_DAYS:
+            given["effect_days"] = EFFECT_DAYS[data["kind"]]
+        return {**given, **data}
+
+    @field_validator("id")
+    @classmethod
+    def _id(cls, value: str) -> str:
+        if value != slug(value) or not value:
+            raise ValueError(
+                f"'{value}' goes into names | use lower-case letters, digits, - and _: '{slug(value) or 'event-1'}'"
+            )
+        return value
+
+
+def slug(text: str) -> str:
+    """Lower-case letters, digits, - and _ of a text, as names have them."""
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")
 
 
 class Captions(Manifest):
@@ -159,6 +192,11 @@ class Region(Manifest):
             raise ValueError(f"a region needs one of bounds, geometry, mgrs; here: {said} | keep one")
         if self.end < self.start:
             raise ValueError(f"end {self.end} is before start {self.start} | swap them")
+        taken = {use.source: f"the label source labels[{k}]" for k, use in enumerate(self.labels)}
+        for k, event in enumerate(self.events):
+            if event.id in taken:
+                raise ValueError(f"'events[{k}].id' is '{event.id}', and so is {taken[event.id]} | give it another id")
+            taken[event.id] = f"events[{k}]"
         return self
 
     @property
@@ -199,12 +237,8 @@ def load_region(path: str | Path) -> Region:
     uses += [(f"labels[{k}]", use.source, "labels") for k, use in enumerate(region.labels)]
     for key, name, kind in uses:
         _check_use(path, key, name, kind, known)
-    if region.events:
-        raise Problem(
-            "this version does not read crisis events; without them their chips would be labelled as undisturbed",
-            where=f"{path}, key 'events[0]'",
-            fix="remove [[events]] until the event readers are there",
-        )
+    for k, event in enumerate(region.events):
+        _check_event(region, k, event)
     used = {name: known[name] for _, name, _ in uses}
     for k, use in enumerate(region.labels):
         _check_label(path, k, use, used[use.source])
@@ -231,3 +265,21 @@ def _check_label(path: Path, k: int, use: LabelUse, source: Source) -> None:
             where=f"{path}, key 'labels[{k}].href'",
             fix="add href = 'path/to/file.tif' there, or items / api to the source",
         )
+
+
+def _check_event(region: Region, k: int, event: Event) -> None:
+    where = f"{region.path}, key 'events[{k}]' ({event.id})"
+    if event.source != "geojson":
+        raise Problem(
+            f"this version does not read event packages of source '{event.source}'",
+            where=where,
+            fix="use source = 'geojson' with a vector file of the event's area (.geojson, .gpkg, .shp), and give start",
+        )
+    # A file of the sample world is there once the world is.
+    for key, href in (("href", event.href), ("analysed", event.analysed)):
+        if href and not href.startswith(SCHEME) and not region.relative(href).is_file():
+            raise Problem(
+                f"there is no event file {region.relative(href)}",
+                where=where,
+                fix=f"check {key}; it is relative to the manifest's folder",
+            )

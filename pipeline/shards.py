@@ -35,11 +35,15 @@ VERSION = 1
 
 def params(region: Region) -> dict[str, Any]:
     licences = {name: region.source(name).licence for name in region.used}
+    licences |= {event.id: event.licence for event in region.events}
     return {
         **region.shards.model_dump(),
         "style": region.captions.style,
         "size_px": region.size_px,
         "licences": licences,
+        "events": [
+            event.model_dump(mode="json", include={"id", "kind", "start", "effect_days"}) for event in region.events
+        ],
     }
 
 
@@ -157,13 +161,14 @@ def record_of(chip: dict[str, Any], caption: dict[str, Any], region: Region) -> 
     """The `.json` member: what is known of a sample besides its pixels."""
     keys = ("chip_id", "cell", "sensor", "scene", "collection", "platform", "orbit", "epsg", "lon", "lat")
     sources = [chip["source"], *sorted({label["source"] for label in caption["labels"]})]
+    licences = {event.id: event.licence for event in region.events}
     return {
         **{key: chip[key] for key in keys},
         **{key: caption[key] for key in ("block", "labels", "label_mask", "known_mask", "events", "split", "template")},
         "datetime": f"{chip['datetime']:%Y-%m-%dT%H:%M:%SZ}",
         "bounds": [chip[side] for side in ("west", "south", "east", "north")],
         "captions": {"paper": caption["caption_paper"], "rich": caption["caption_rich"]},
-        "licence": "; ".join(dict.fromkeys(region.source(s).licence for s in sources)),
+        "licence": "; ".join(dict.fromkeys(licences.get(s) or region.source(s).licence for s in sources)),
     }
 
 

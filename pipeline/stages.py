@@ -45,23 +45,23 @@ STAGES = {
             screen.screen_scenes, screen.params, scenes.region_files,
         ),
         Stage(
-            "chips", 1, ("scenes", "screen"), "chips.parquet", "chooses acquisitions per cell and sensor",
-            chips.choose_chips, chips.params,
+            "chips", 2, ("scenes", "screen"), "chips.parquet", "chooses acquisitions per cell and sensor",
+            chips.choose_chips, chips.params, chips.outside,
         ),
         Stage(
             "pixels", 1, ("scenes", "chips"), "pixels.parquet", "reads strips, harmonises, cuts and stores chips",
             pixels.cut_pixels, pixels.params, outside_of_inputs=pixels.outside,
         ),
         Stage(
-            "labels", 1, ("chips",), "labels.parquet", "area share of every label code per cell",
+            "labels", 2, ("chips",), "labels.parquet", "area share of every label code and event per cell",
             labels.measure_labels, labels.params, labels.outside,
         ),
         Stage(
-            "captions", 1, ("chips", "labels"), "captions.parquet", "label sets, captions and splits",
+            "captions", 2, ("chips", "labels"), "captions.parquet", "label sets, captions and splits",
             captions.write_captions, captions.params, captions.outside,
         ),
         Stage(
-            "shards", 1, ("chips", "pixels", "captions"), "shards/*", "WebDataset tars, index and card",
+            "shards", 2, ("chips", "pixels", "captions"), "shards/*", "WebDataset tars, index and card",
             shards.pack_shards, shards.params,
         ),
     )

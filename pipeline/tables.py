@@ -93,7 +93,9 @@ CHIPS = pa.schema(
             "1",
             null=True,
         ),
-        _field("role", pa.string(), "why it was chosen: best, before:<event> or after:<event>"),
+        _field(
+            "role", pa.string(), "why it was chosen: best, before:<event>, after:<event>; several joined by a space"
+        ),
         _DROPPED,
         _field("geometry", pa.binary(), "the cell, WKB, EPSG:4326"),
     ]
@@ -112,10 +114,13 @@ PIXELS = pa.schema(
 LABELS = pa.schema(
     [
         *_CELL,
-        _field("source", pa.string(), "label source of the manifest"),
-        _field("date", pa.date32(), "day the source shows, null when undated", null=True),
-        _field("code", pa.string(), "class code of the source", null=True),
+        _field("source", pa.string(), "label source of the manifest; of an event, its kind of file"),
+        _field("event", pa.string(), "id of the event, null for land cover", null=True),
+        _field("date", pa.date32(), "day the source shows, null when undated; first day of the event", null=True),
+        _field("code", pa.string(), "class code of the source; kind of the event", null=True),
         _field("share", pa.float64(), "share of the cell's area", "1", null=True),
+        _field("analysed", pa.float64(), "share of the cell inside the event's analysed extent", "1", null=True),
+        _field("distance_m", pa.float64(), "from the cell to the event's geometry, null beyond 10 km", "m", null=True),
         _DROPPED,
     ]
 )
@@ -130,9 +135,9 @@ CAPTIONS = pa.schema(
         _field(
             "labels",
             pa.list_(pa.struct([("name", pa.string()), ("share", pa.float64()), ("source", pa.string())])),
-            "classes that are there, with area share and the source that says so",
+            "classes that are there, with area share and the source or event that says so",
         ),
-        _field("evidence", pa.string(), "JSON: what every source says, ruling or not"),
+        _field("evidence", pa.string(), "JSON: what every source and every event near the cell says, ruling or not"),
         _field("caption_paper", pa.string(), "class names joined by '. '"),
         _field("caption_rich", pa.string(), "one or two sentences"),
         _field("template", pa.int32(), "version of the caption templates"),

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")
 
 
+def with_siblings(path: Path) -> list[Path]:
+    """The files that a vector file is made of: codes of a shapefile stand in the .dbf, its CRS in the .prj."""
+    return sorted(path.parent.glob(f"{path.stem}.*")) if path.suffix.lower() == ".shp" else [path]
+
+
 def read_vector(path: Path, where: str, layer: str | None = None) -> geopandas.GeoDataFrame:
     """Features of a vector file, in file order. No file, no feature or no CRS is a Problem."""
     import geopandas

@@ -53,6 +53,20 @@ def _broken_json(world: World, _: Path) -> None:
     (world.root / "catalog/s1/S1-0.json").write_text("{")
 
 
+def _event(_twice: bool = False, **keys: object) -> Callable[[World, Path], None]:
+    """A manifest with a flood, and these keys changed; None removes one."""
+
+    def change(world: World, manifest: Path) -> None:
+        square = {"type": "Polygon", "coordinates": [[[10.28, 45.16], [10.29, 45.16], [10.29, 45.17], [10.28, 45.16]]]}
+        (world.root / "flood.geojson").write_text(json.dumps(square))
+        table = {"kind": "flood", "source": "geojson", "href": "flood.geojson", "start": "2020-06-01"} | keys
+        lines = [f"{k} = {v if k == 'start' else json.dumps(v)}" for k, v in table.items() if v is not None]
+        text = "\n[[events]]\n" + "\n".join(lines) + "\n"
+        manifest.write_text(manifest.read_text() + text * (2 if _twice else 1))
+
+    return change
+
+
 HEAD = "code,name,class,status\n"
 CASES: dict[str, tuple[Callable[[World, Path], None], list[str]]] = {
     "unknown key": (replace("max_cloud", "max_clouds"), ["unknown key 'max_clouds'", "did you mean 'max_cloud'", "tiny.toml"]),
@@ -81,7 +95,19 @@ CASES: dict[str, tuple[Callable[[World, Path], None], list[str]]] = {
     "no baseline": (lambda w, _: _edit_item(w, "s2:processing_baseline"), ["no s2:processing_baseline", "baseline_offset"]),
     "label file": (replace("classes.tif", "klasses.tif"), ["there is no label file", "klasses.tif", "labels[0]"]),
     "split": (replace("block_km", "train = 0.9\nval = 0.2\ntest = 0.2\nblock_km"), ["train + val + test is 1.3"]),
-    "events": (replace("[split]", '[[events]]\nkind = "flood"\nsource = "cems"\nhref = "x"\n[split]'), ["does not read crisis events", "events[0]"]),
+    "event package": (_event(source="cems"), ["does not read event packages of source 'cems'", "events[0]", "source = 'geojson'"]),
+    "event kind": (_event(kind="floods"), ["'events[0].kind'"]),
+    "event key": (_event(befor=2), ["unknown key 'events[0].befor'", "did you mean 'before'"]),
+    "event id": (_event(id="River Po"), ["'events[0].id'", "'River Po' goes into names", "'river-po'"]),
+    "event ids": (_event(_twice=True), ["'events[1].id' is 'flood'", "so is events[0]", "another id"]),
+    "event id of a source": (_event(id="classes"), ["'events[0].id' is 'classes'", "label source labels[0]"]),
+    "event file": (_event(href="fload.geojson"), ["there is no event file", "fload.geojson", "events[0]", "check href"]),
+    "event extent": (_event(analysed="seen.geojson"), ["there is no event file", "seen.geojson", "check analysed"]),
+    "event folder": (_event(href="labels"), ["there is no event file", "labels"]),
+    "event start": (_event(start=None), ["no start", "flood.geojson", "start = <first day"]),
+    "event is a raster": (_event(href="labels/classes.tif", id="x"), ["cannot be read", "classes.tif"]),
+    "event days": (_event(effect_days=0), ["'events[0].effect_days'", "greater than or equal to 1"]),
+    "event share": (_event(min_event_share=0), ["'events[0].min_event_share'"]),
     "not toml": (replace("size_px =", "size_px"), ["not valid TOML", "tiny.toml"]),
     "name": (replace('name = "tiny"', 'name = "other"'), ["name is 'other'", "tiny.toml"]),
     "pole": (replace("bounds = [", "bounds = [1.0, 85.0, 2.0, 86.0] #"), ["no scene"]),

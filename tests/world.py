@@ -86,6 +86,20 @@ class World:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(item))
 
+    def event(self, name: str, area: Any, properties: dict[str, Any] | None = None, **keys: Any) -> None:
+        """An event of the manifest: `area` (metres of the world's CRS) as events/<name>.geojson, with these keys."""
+        import geopandas
+        import shapely
+
+        path = self.root / "events" / f"{name}.geojson"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parts = [shapely.segmentize(part, 100) for part in (area if isinstance(area, list) else [area])]
+        geopandas.GeoDataFrame([properties or {}] * len(parts), geometry=parts, crs=self.epsg).to_crs(4326).to_file(
+            path
+        )
+        keys = {"kind": "flood", "source": "geojson", "href": f"events/{name}.geojson"} | keys
+        self.tail += "[[events]]\n" + "".join(f"{k} = {_toml(k, v)}\n" for k, v in keys.items() if v is not None)
+
     def write(self) -> Path:
         """All files; the manifest's path."""
         for k, when in enumerate(self.dates):

@@ -1,0 +1,242 @@
+"""Crisis events as maps: reading their files, and how much of each cell they cover, exactly and in its own CRS."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harmonize.events import NEARBY_M, CrisisEvent, Touch
+from harmonize.problem import Problem
+from harmonize.splits import block_of
+from pipeline import sandbox
+from pipeline.grid import FALSE_NORTHING_M, Cell, centres, is_south, transformer, zone_of
+from pipeline.region import Event, Region
+from pipeline.shapes import Pieces, degrees_of, polygons_of
+
+if TYPE_CHECKING:
+    import geopandas
+    import shapely
+
+START_FIELDS = ("start", "date")
+"""Properties of an event's features that say its first day, where the manifest does not."""
+NOT_AN_EVENT: dict[str, Any] = {"event": None, "analysed": None, "distance_m": None}
+"""The event columns of a row of land cover."""
+
+
+@dataclass(frozen=True, eq=False)
+class EventMap:
+    """An event of the manifest with its geometry."""
+
+    use: Event
+    event: CrisisEvent
+    shape: shapely.Geometry
+    """What it covers: polygons, EPSG:4326, edges densified."""
+    analysed: shapely.Geometry | None
+    """The extent that was looked at, likewise."""
+
+
+def params(region: Region, *keys: str) -> list[dict[str, Any]]:
+    """What of the events decides a stage's output: these keys, and the version of the sample world they are in."""
+    told = []
+    for event in region.events:
+        about = event.model_dump(mode="json", include={"id", *keys})
+        if any(str(about.get(key)).startswith(sandbox.SCHEME) for key in ("href", "analysed")):
+            about["sandbox"] = sandbox.VERSION
+        told.append(about)
+    return told
+
+
+def files(region: Region, *keys: str) -> list[Path]:
+    """The files that these keys of the events name. Files of the sample world are decided by its version."""
+    from pipeline.vector import with_siblings
+
+    hrefs = [href for event in region.events for key in keys if (href := getattr(event, key))]
+    return [p for href in hrefs if not href.startswith(sandbox.SCHEME) for p in with_siblings(region.relative(href))]
+
+
+def load_events(region: Region) -> list[EventMap]:
+    """The events of a region with their maps. Raises Problem for a file that does not say what or when."""
+    return [_load(region, k, use) for k, use in enumerate(region.events)]
+
+
+def _load(region: Region, k: int, use: Event) -> EventMap:
+    from pipeline.vector import read_vector
+
+    where = f"{region.path}, key 'events[{k}]' ({use.id})"
+    path = region.relative(use.href)
+    frame = read_vector(path, where)
+    start = use.start or _start_of(frame, path, where)
+    event = CrisisEvent(use.id, use.kind, start, use.effect_days, use.min_event_share)
+    analysed = None
+    if use.analysed:
+        extent = region.relative(use.analysed)
+        analysed = _area_of(read_vector(extent, where), extent, where)
+    return EventMap(use, event, _area_of(frame, path, where), analysed)
+
+
+def _area_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> shapely.Geometry:
+    area = degrees_of(frame)
+    if area.is_empty:
+        raise Problem(f"{path.name} has no polygon", where=where, fix="give the area of the event, not points or lines")
+    return area
+
+
+def _start_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> dt.date:
+    """The one day that all features name."""
+    field = next((name for name in START_FIELDS if name in frame.columns), None)
+    fix = "add start = <first day of the event>"
+    if field is None:
+        raise Problem(f"the event has no start, and {path.name} has no field start or date", where=where, fix=fix)
+    said = sorted({str(value)[:10] for value in frame[field]})
+    if len(said) > 1:
+        what = f"the features of {path.name} name several days as {field}: {', '.join(said[:4])}"
+        raise Problem(what, where=where, fix=fix)
+    try:
+        return dt.date.fromisoformat(said[0])
+    except ValueError:
+        raise Problem(f"'{said[0]}' in the field {field} of {path.name} is no day", where=where, fix=fix) from None
+
+
+def shares(mapped: EventMap, cells: list[Cell]) -> dict[Cell, float]:
+    """Share of the area of each cell that the event covers; only cells of which it covers some."""
+    found: dict[Cell, float] = {}
+    for mine, squares in _by_zone(cells):
+        share = _shares_of(_pieces(mapped.shape, mine), squares, 9)
+        found |= {cell: s for cell, s in zip(mine, share, strict=True) if s > 0}
+    return found
+
+
+def touches(mapped: EventMap, cells: list[Cell]) -> dict[Cell, Touch]:
+    """What the map says about every cell within 10 km of the event's geometry or of its analysed extent.
+
+    Farther cells are not there: the event is none of theirs.
+    """
+    found: dict[Cell, Touch] = {}
+    for mine, squares in _by_zone(cells):
+        pieces = _pieces(mapped.shape, mine)
+        distance = pieces.distances(squares, NEARBY_M)
+        near = np.isfinite(distance)
+        inside: list[Any] = [None] * len(mine)
+        if mapped.analysed is not None:
+            extent = _pieces(mapped.analysed, mine)
+            near |= np.isfinite(extent.distances(squares, NEARBY_M))
+            # Four digits: GeoJSON has whole centimetres, and a cell is not partly outside an extent for one of them.
+            inside = _shares_of(extent, squares, 4)
+        columns = zip(_shares_of(pieces, squares, 9), inside, distance.round(3).tolist(), strict=True)
+        found |= {c: Touch(*said) for c, said, close in zip(mine, columns, near, strict=True) if close}
+    return found
+
+
+def _shares_of(pieces: Pieces, squares: np.ndarray, digits: int) -> list[float]:
+    import shapely
+
+    return (pieces.areas(squares) / shapely.area(squares[0])).round(digits).tolist()
+
+
+def _by_zone(cells: list[Cell]) -> Iterator[tuple[list[Cell], np.ndarray]]:
+    """The cells of each zone, and their squares in its metres."""
+    import shapely
+
+    for _, group in itertools.groupby(sorted(cells), key=lambda cell: cell.epsg):
+        mine = list(group)
+        yield mine, shapely.box(*np.array([cell.bounds for cell in mine], float).T)
+
+
+def _pieces(area: shapely.Geometry, cells: list[Cell]) -> Pieces:
+    """What lies near the cells of one zone, in its metres."""
+    lon, lat = centres(cells)
+    # What is near, half a cell's diagonal, and a bit.
+    margin = (NEARBY_M + cells[0].side_m) * 1.1 / 110_000
+    wide = margin / max(0.05, float(np.cos(np.radians(np.abs(lat).max() + margin))))
+    box = (lon.min() - wide, lat.min() - margin, lon.max() + wide, lat.max() + margin)
+    return Pieces(polygons_of(_move(_around(area, box), 4326, cells[0].epsg)))
+
+
+def _around(area: shapely.Geometry, box: tuple[float, float, float, float]) -> shapely.Geometry:
+    """The part of an area in a box of degrees, also where the box reaches across the antimeridian."""
+    import shapely
+    from shapely import affinity
+
+    west, south, east, north = area.bounds
+    if west >= box[0] and south >= box[1] and east <= box[2] and north <= box[3]:
+        return area
+    turns = [0.0, *([360.0] if box[2] > 180 else []), *([-360.0] if box[0] < -180 else [])]
+    parts = [affinity.translate(area, turn) if turn else area for turn in turns]
+    return shapely.union_all([shapely.intersection(part, shapely.box(*box)) for part in parts])
+
+
+def _move(area: shapely.Geometry, source: int, target: int) -> shapely.Geometry:
+    import shapely
+
+    return shapely.transform(area, lambda xy: np.column_stack(transformer(source, target).transform(*xy.T)))
+
+
+def rows_of(events: list[EventMap], cells: list[Cell]) -> list[dict[str, Any]]:
+    """Rows of labels.parquet: what each event says about each cell that it touches or may touch."""
+    return [
+        {
+            "cell": cell.name,
+            "source": mapped.use.source,
+            "event": mapped.event.id,
+            "date": mapped.event.start,
+            "code": mapped.event.kind,
+            "share": touch.share,
+            "analysed": touch.analysed,
+            "distance_m": touch.distance_m if np.isfinite(touch.distance_m) else None,
+            "dropped": None,
+        }
+        for mapped in events
+        for cell, touch in touches(mapped, cells).items()
+    ]
+
+
+def verdict_of(row: dict[str, Any], region: Region) -> tuple[CrisisEvent, Touch]:
+    """An event row of labels.parquet as the event and what its map says about the cell."""
+    use = next(event for event in region.events if event.id == row["event"])
+    far = float("inf") if row["distance_m"] is None else row["distance_m"]
+    event = CrisisEvent(use.id, use.kind, row["date"], use.effect_days, use.min_event_share)
+    return event, Touch(row["share"], row["analysed"], far)
+
+
+def blocks_of(area: shapely.Geometry, block_km: float) -> dict[str, float]:
+    """Block -> area (m²) of a geometry (EPSG:4326) in it; its parts in other zones lie in those zones' blocks.
+
+    Zones change on multiples of 3° only, exceptions included, so that strips of 3° have one zone each.
+    """
+    import shapely
+
+    west, south, east, north = area.bounds
+    lons = np.arange(np.floor(west / 3) * 3, east, 3.0)
+    found: dict[str, float] = {}
+    for lon, (low, high) in itertools.product(lons, itertools.pairwise((-80, 0, 56, 64, 72, 84))):
+        part = (
+            shapely.intersection(area, shapely.box(lon, low, lon + 3, high)) if low < north and high > south else None
+        )
+        if part is None or part.is_empty:
+            continue
+        zone = int(zone_of(np.array(lon + 1.5), np.array((low + high) / 2)))
+        epsg = (32700 if high <= 0 else 32600) + zone
+        for block, size in _blocks_in(polygons_of(_move(part, 4326, epsg)), epsg, block_km):
+            found[block] = found.get(block, 0.0) + size
+    return found
+
+
+def _blocks_in(area: shapely.Geometry, epsg: int, block_km: float) -> list[tuple[str, float]]:
+    import shapely
+
+    if area.is_empty:
+        return []
+    side, base = block_km * 1000, FALSE_NORTHING_M if is_south(epsg) else 0
+    low = np.floor((np.array(area.bounds[:2]) - [0, base]) / side)
+    high = np.ceil((np.array(area.bounds[2:]) - [0, base]) / side)
+    x, y = (a.ravel() * side for a in np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1])))
+    y += base
+    sizes = Pieces(area).areas(shapely.box(x, y, x + side, y + side))
+    middles = zip((x + side / 2).tolist(), (y + side / 2).tolist(), sizes.tolist(), strict=True)
+    return [(block_of(epsg, east, north, block_km), size) for east, north, size in middles if size > 0]

@@ -1,0 +1,97 @@
+"""Polygons of any size against many squares: exact areas and distances, by small pieces in a search tree."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import geopandas
+    import shapely
+
+PIECE_VERTICES = 256
+"""Polygons are halved until they have no more vertices, so that no square is compared with a whole coast."""
+STEP_M, STEP_DEGREES = 200, 0.002
+"""Edges are densified to this before a change of CRS: what is left of their curvature is below a millimetre."""
+
+
+def polygons_of(area: shapely.Geometry) -> shapely.Geometry:
+    """The valid polygons of a geometry as one; points and lines are left out."""
+    import shapely
+
+    if area.geom_type.endswith("Polygon") and area.is_valid:
+        return area
+    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(area)))
+    return shapely.union_all(parts[shapely.area(parts) > 0])
+
+
+def degrees_of(frame: geopandas.GeoDataFrame) -> shapely.Geometry:
+    """The polygons of all features as one valid geometry, EPSG:4326. Self-intersections are mended, overlaps merged."""
+    import geopandas
+    import shapely
+
+    mended = shapely.make_valid(shapely.force_2d(frame.geometry.values))
+    # 0.002 degrees are about 200 m; a projected CRS may count in feet.
+    unit = frame.crs.axis_info[0].unit_conversion_factor or 1.0
+    step = STEP_DEGREES if frame.crs.is_geographic else STEP_M / unit
+    dense = geopandas.GeoSeries(shapely.segmentize(mended, step), crs=frame.crs).to_crs(4326)
+    return shapely.union_all([polygons_of(shape) for shape in dense.values])
+
+
+class Pieces:
+    """A polygonal area cut into small pieces; falsy where it is empty."""
+
+    def __init__(self, area: shapely.Geometry) -> None:
+        self._area = area
+
+    def __bool__(self) -> bool:
+        return not self._area.is_empty
+
+    @functools.cached_property
+    def _tree(self) -> shapely.STRtree:
+        import shapely
+
+        return shapely.STRtree(_halved(self._area))
+
+    def areas(self, squares: np.ndarray) -> np.ndarray:
+        """Area of each square that is covered, in units of the CRS: float (N,)."""
+        import shapely
+
+        square, piece = self._tree.query(squares, predicate="intersects")
+        area = shapely.area(shapely.intersection(squares[square], self._tree.geometries[piece]))
+        return np.bincount(square, area, len(squares))
+
+    def distances(self, squares: np.ndarray, most: float) -> np.ndarray:
+        """Distance from each square, 0 where they touch, inf beyond `most`: float (N,)."""
+        found = np.full(len(squares), np.inf)
+        if self:
+            (square, _), distance = self._tree.query_nearest(
+                squares, max_distance=most, return_distance=True, all_matches=False
+            )
+            found[square] = distance
+        return found
+
+
+def _halved(area: shapely.Geometry) -> list[shapely.Geometry]:
+    import shapely
+
+    small, large = [], list(shapely.get_parts(area))
+    while large:
+        part = large.pop()
+        if shapely.get_num_coordinates(part) <= PIECE_VERTICES:
+            small.append(part)
+            continue
+        west, south, east, north = part.bounds
+        x, y = (west + east) / 2, (south + north) / 2
+        wide = east - west > north - south
+        halves = (
+            [(west, south, x, north), (x, south, east, north)]
+            if wide
+            else [(west, south, east, y), (west, y, east, north)]
+        )
+        for half in halves:
+            parts = shapely.get_parts(shapely.get_parts(shapely.intersection(part, shapely.box(*half))))
+            large += list(parts[shapely.area(parts) > 0])
+    return small
