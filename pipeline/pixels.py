@@ -7,8 +7,11 @@ reads only what is not stored, and thresholds change without reading again.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,7 @@ from pipeline.work import Outcome, Work
 if TYPE_CHECKING:
     import xarray as xr
 
+    from pipeline import raster
     from pipeline.source import Source
     from pipeline.store import Store
 
@@ -34,6 +38,11 @@ VERSION = 1
 """Of the pixels themselves; a part also carries it in its name."""
 STRIP_ROWS_PX = 1024
 """Height of a strip in 10 m pixels: about one row of COG blocks, 22 MB a 10 m band over a whole tile."""
+NEEDED = (
+    "chip_id", "cell", "size_px", "epsg", "west", "south", "east", "north", "sensor", "source", "scene", "cloud",
+    "dropped",
+)  # fmt: skip
+"""Columns of chips that a strip is planned and cut by."""
 PART = pa.schema(
     [
         pa.field("chip_id", pa.string()),
@@ -58,28 +67,69 @@ def outside(work: Work) -> list[Path]:
     return sorted({Path(work.openable(h)) for h in hrefs if "://" not in h})
 
 
+@dataclass(frozen=True)
+class Strip:
+    """What one job needs to write one part."""
+
+    scene: dict[str, Any]
+    members: list[dict[str, Any]]
+    """Chips with the columns of NEEDED, in the order of the part."""
+    name: str
+    keys: list[str]
+    """Of each chip: all that decides its bytes."""
+    stored: dict[str, tuple[str, int]]
+    """Key -> part of an earlier plan and row, for chips that need not be read from the source again."""
+
+
 def cut_pixels(work: Work) -> Outcome:
     """Arrays of every chip, stored in parts; a chip that cannot be read or has too little data gets a reason."""
-    scenes = {(s["source"], s["scene"]): s for s in work.rows("scenes")}
-    chips = [c for c in work.rows("chips") if c["dropped"] is None]
-    strips = plan_strips(chips)
-    stored = _Stored(work.store)
+    columns = ("scene", "source", "sensor", "epsg", "baseline", "assets")
+    scenes = {(s["source"], s["scene"]): s for s in work.rows("scenes", columns)}
+    chips = [c for c in work.rows("chips", NEEDED) if c["dropped"] is None]
+    strips = [_strip(scenes[key[:2]], members, work) for key, members in plan_strips(chips).items()]
+    strips = _with_stored(strips, work.store)
     rows: list[dict[str, Any]] = []
     files: dict[str, str] = {}
-    for (source, scene_id, _), members in work.track(strips.items(), len(strips), "pixels"):
-        scene = scenes[source, scene_id]
-        name, keys = _part_name(scene, members, work)
-        if not _is_whole(work.store, name, keys):
-            _write_part(work, name, scene, members, keys, stored)
-        files[name], found = _read_part(work.store, name)
-        rows += [
-            _row(chip, name, k, record, work.region)
-            for k, (chip, record) in enumerate(zip(members, found, strict=True))
-        ]
+    for name, sha256, found in work.jobs(_cut_part, strips, len(strips), "pixels", lambda result: _lost(result[2])):
+        files[name] = sha256
+        rows += found
     work.store.sweep("pixels", set(files))
-    rows += [_inherited(c) for c in work.rows("chips") if c["dropped"] is not None]
+    rows += [_inherited(c) for c in work.rows("chips", ("chip_id", "cloud", "dropped")) if c["dropped"] is not None]
     rows.sort(key=lambda r: r["chip_id"])
     return Outcome(len(rows), tables.table_of(rows, tables.PIXELS), files)
+
+
+def _lost(rows: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(row["dropped"].split(":")[0] for row in rows if row["dropped"])
+
+
+def _strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) -> Strip:
+    name, keys = _part_name(scene, members, work)
+    return Strip(scene, members, name, keys, {})
+
+
+def _with_stored(strips: list[Strip], store: Store) -> list[Strip]:
+    """The strips with the places of those chips that lie in parts which no strip writes any more."""
+    planned = {strip.name for strip in strips}
+    where: dict[str, tuple[str, int]] = {}
+    for name in store.list("pixels"):
+        if name not in planned:
+            where.update({key: (name, row) for row, key in enumerate(_keys_of(store, name))})
+    if not where:
+        return strips
+    return [replace(s, stored={key: where[key] for key in s.keys if key in where}) for s in strips]
+
+
+def _cut_part(work: Work, strip: Strip) -> tuple[str, str, list[dict[str, Any]]]:
+    """Job: write the part of a strip, unless it is there and whole; its name, sha256 and rows of the pixels table."""
+    if not _is_whole(work.store, strip.name, strip.keys):
+        _write_part(work, strip)
+    sha256, records = _read_part(work.store, strip.name)
+    rows = [
+        _row(chip, strip.name, k, record, work.region)
+        for k, (chip, record) in enumerate(zip(strip.members, records, strict=True))
+    ]
+    return strip.name, sha256, rows
 
 
 def plan_strips(chips: list[dict[str, Any]]) -> dict[tuple[str, str, tuple[int, int]], list[dict[str, Any]]]:
@@ -103,28 +153,22 @@ def _part_name(scene: dict[str, Any], members: list[dict[str, Any]], work: Work)
     return f"pixels/{file_stem(scene['scene'])}-{digest(keys)[:16]}.arrow", keys
 
 
-class _Stored:
-    """Chips that lie in parts of an earlier plan, by key, so that they are not read from the source again."""
+def _keys_of(store: Store, name: str) -> list[str]:
+    """Keys of the chips of a part; none where it cannot be read: its chips are then read from the source again."""
+    try:
+        keys: list[str] = json.loads(_open_part(store, name).schema.metadata[b"keys"])
+        return keys
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
+        return []
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.where: dict[str, tuple[str, int]] = {}
-        for name in store.list("pixels"):
-            try:
-                keys = json.loads(_open_part(store, name).schema.metadata[b"keys"])
-            except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
-                continue  # a part that cannot be read is no store: its chips are read from the source again
-            self.where.update({key: (name, k) for k, key in enumerate(keys)})
 
-    def get(self, key: str) -> dict[str, Any] | None:
-        if key not in self.where:
-            return None
-        name, row = self.where[key]
-        try:
-            record: dict[str, Any] = _open_part(self.store, name).get_batch(row).to_pylist()[0]
-        except (pa.ArrowInvalid, OSError):
-            return None
-        return record if _is_good(record) else None
+def _stored(store: Store, name: str, row: int) -> dict[str, Any] | None:
+    """A chip of a part as a record; None where it failed or was damaged."""
+    try:
+        record: dict[str, Any] = _open_part(store, name).get_batch(row).to_pylist()[0]
+    except (pa.ArrowInvalid, OSError):
+        return None
+    return record if _is_good(record) else None
 
 
 def _is_good(record: dict[str, Any]) -> bool:
@@ -152,32 +196,42 @@ def _open_part(store: Store, name: str) -> pa.RecordBatchFileReader:
     return pa.ipc.open_file(pa.memory_map(str(store.local(name))))
 
 
-def _write_part(
-    work: Work, name: str, scene: dict[str, Any], members: list[dict[str, Any]], keys: list[str], stored: _Stored
-) -> None:
-    known = {chip["chip_id"]: stored.get(key) for chip, key in zip(members, keys, strict=True)}
-    missing = [chip for chip in members if known[chip["chip_id"]] is None]
-    fresh = {r["chip_id"]: r for r in cut_strip(scene, missing, work)} if missing else {}
-    records = [known[chip["chip_id"]] or fresh[chip["chip_id"]] for chip in members]
-    table = pa.Table.from_pylist(records, schema=PART.with_metadata({"keys": json.dumps(keys)}))
-    sink = io.BytesIO()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=1)
-    work.store.write(name, sink.getvalue())
+def _write_part(work: Work, strip: Strip) -> None:
+    """Write a part chip by chip: stored ones are copied, the others cut from the source."""
+    own = {key: (strip.name, row) for row, key in enumerate(_keys_of(work.store, strip.name))}
+    places = strip.stored | own
+    kept = [key if key in places and _stored(work.store, *places[key]) else None for key in strip.keys]
+    fresh = cut_strip(strip.scene, [c for c, key in zip(strip.members, kept, strict=True) if not key], work)
+    schema = PART.with_metadata({"keys": json.dumps(strip.keys)})
+    with work.store.drafting(strip.name) as draft, draft.open("wb") as file:
+        with pa.ipc.new_file(file, schema) as writer:
+            for key in kept:
+                record = _stored(work.store, *places[key]) if key else next(fresh)
+                writer.write_batch(pa.RecordBatch.from_pylist([record], schema=schema))
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def cut_strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) -> list[dict[str, Any]]:
-    """The chips of one strip as records of `PART`, in the order of `members`."""
-    from pipeline.raster import UnreadableRaster
+def cut_strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) -> Iterator[dict[str, Any]]:
+    """The chips of one strip as records of `PART`, in the order of `members`, cut as they are taken."""
+    import rasterio
 
-    source = work.region.source(scene["source"])
+    from pipeline import raster
+
+    if not members:
+        return
+    failure, source = "outside the raster", work.region.source(scene["source"])
     try:
         strip = read_strip(scene, members, source, work)
-    except UnreadableRaster as error:
-        return [_record(chip, None, f"unreadable: {error}") for chip in members]
+    except raster.UnreadableRaster as error:
+        strip, failure = None, f"unreadable: {error}"
     if strip is None:
-        return [_record(chip, None, "outside the raster") for chip in members]
-    return [_record(chip, cut_chip(strip, chip, scene["sensor"]), None) for chip in members]
+        yield from (_record(chip, None, failure) for chip in members)
+        return
+    pixels = {str(name): raster.pixels_of(group_of(strip, str(name))) for name in strip.data_vars}
+    with rasterio.Env():  # one for all chips, not one a warp
+        for chip in members:
+            yield _record(chip, cut_chip(pixels, chip, scene["sensor"], strip.attrs["offset"]), None)
 
 
 def read_strip(scene: dict[str, Any], members: list[dict[str, Any]], source: Source, work: Work) -> xr.Dataset | None:
@@ -257,7 +311,7 @@ def _stacked(bands: list[xr.DataArray], group: Group) -> dict[str, xr.DataArray]
     return found
 
 
-def cut_chip(strip: xr.Dataset, chip: dict[str, Any], sensor: str) -> dict[str, np.ndarray]:
+def cut_chip(pixels: dict[str, raster.Pixels], chip: dict[str, Any], sensor: str, offset: int) -> dict[str, np.ndarray]:
     """Arrays of one chip by group: uint16 (C,H,W) reflectance x 10000, or float16 (C,H,W) dB."""
     from pipeline import raster
 
@@ -266,9 +320,9 @@ def cut_chip(strip: xr.Dataset, chip: dict[str, Any], sensor: str) -> dict[str, 
         side = chip["size_px"] * 10 // group.resolution_m
         target = raster.Target(chip["epsg"], chip["west"], chip["north"], group.resolution_m, side)
         how, nodata = ("bilinear", np.nan) if sensor == "s1" else ("nearest", 0)
-        mine = [str(name) for name in strip.data_vars if str(name).split("_")[0] == group.name]
-        cut = np.concatenate([raster.cut(group_of(strip, name), target, how, nodata) for name in mine])
-        arrays[group.name] = to_db(cut) if sensor == "s1" else remove_offset(cut, strip.attrs["offset"])
+        mine = [p for name, p in pixels.items() if name.split("_")[0] == group.name]
+        cut = np.concatenate([raster.cut(p, target, how, nodata) for p in mine])
+        arrays[group.name] = to_db(cut) if sensor == "s1" else remove_offset(cut, offset)
     return arrays
 
 

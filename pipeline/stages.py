@@ -49,7 +49,7 @@ STAGES = {
             chips.choose_chips, chips.params,
         ),
         Stage(
-            "pixels", 1, ("scenes", "chips"), "pixels.parquet", "reads strips, harmonises, cuts and stores chips",
+            "pixels", 2, ("scenes", "chips"), "pixels.parquet", "reads strips, harmonises, cuts and stores chips",
             pixels.cut_pixels, pixels.params, outside_of_inputs=pixels.outside,
         ),
         Stage(
@@ -61,7 +61,7 @@ STAGES = {
             captions.write_captions, captions.params, captions.outside,
         ),
         Stage(
-            "shards", 1, ("chips", "pixels", "captions"), "shards/*", "WebDataset tars, index and card",
+            "shards", 2, ("chips", "pixels", "captions"), "shards/*", "WebDataset tars, index and card",
             shards.pack_shards, shards.params,
         ),
     )
