@@ -17,6 +17,7 @@ import os
 import pickle
 import platform
 import queue
+import signal
 import socket
 import sys
 import time
@@ -106,7 +107,7 @@ class Scheduler:
         waiting: collections.deque[Future] = collections.deque()
         ready: queue.SimpleQueue[Future] = queue.SimpleQueue()
         running: set[Future] = set()
-        results: dict[Any, R] = {}
+        finished: dict[Any, R | Exception] = {}
         try:
             while True:
                 for argument in self._room(left, running):
@@ -118,10 +119,16 @@ class Scheduler:
                     return
                 future = self._next(ready)
                 running.discard(future)
-                results[future.key] = _result(future, function)
-                done(results[future.key])
-                while waiting and waiting[0].key in results:
-                    yield results.pop(waiting.popleft().key)
+                finished[future.key] = outcome = _outcome(future, function, self._where)
+                if isinstance(outcome, Exception):
+                    left = iter(())  # jobs before this one may fail too: the first in order is told, as in one process
+                else:
+                    done(outcome)
+                while waiting and waiting[0].key in finished:
+                    outcome = finished.pop(waiting.popleft().key)
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    yield outcome
         finally:
             if running and self._client is not None:
                 with contextlib.suppress(Exception):  # on the way out of an error that matters more
@@ -177,14 +184,15 @@ class Scheduler:
 
         dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1, "distributed.admin.log-format": ""})
         try:
-            self._cluster = LocalCluster(
-                n_workers=CPU_COUNT,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address=None,
-                memory_limit=0,  # a job's arrays are not dask's to spill; a paused worker would only stand still
-                silence_logs=logging.CRITICAL,
-            )
+            with _sigint_blocked():
+                self._cluster = LocalCluster(
+                    n_workers=CPU_COUNT,
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",  # no address at all would be port 8787
+                    memory_limit=0,  # a job's arrays are not dask's to spill; a paused worker would only stand still
+                    silence_logs=logging.CRITICAL,
+                )
         except (OSError, RuntimeError, TimeoutError) as error:
             raise Problem(
                 f"no local cluster could be started: {error}",
@@ -198,10 +206,12 @@ class Scheduler:
         if self._client is not None or self.address in ("", "serial"):
             return
         from distributed import Client
+        from distributed.comm import get_address_host_port
 
         for name in ("distributed", "tornado.application"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
+            get_address_host_port(self.address)  # raises here, since a client that cannot be made is not quiet about it
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of versions: our own check is stricter and says what to do
                 self._client = Client(self.address, timeout=ANSWER_S, set_as_default=False)
@@ -233,27 +243,60 @@ SERIAL = Scheduler("serial")
 _START_WORKERS = "dask worker <address> --nworkers auto --nthreads 1, in the same environment and with the same files"
 
 
-def _result(future: Future, function: Callable[..., Any]) -> Any:
+@contextlib.contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Threads started in the block, and the workers they start then or later, never see Ctrl-C: it is ours to handle.
+
+    A terminal sends it to all processes at once; workers would die over it, and say so at length.
+    """
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # its start would let the signal in again, in the thread that needs it first
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _outcome(future: Future, function: Callable[..., Any], where: str) -> Any:
+    """What a job gave back, or the exception it ended with; what dask says of its own becomes a Problem."""
     from distributed import CancelledError, KilledWorker
 
+    again = "start scheduler and workers in the same environment, again after every change of the code"
     try:
         return future.result()
     except KilledWorker:
-        name = function.__name__.strip("_")
-        raise Problem(
-            f"{DEATHS} workers died over one job of {name}: the machine is out of memory, or a file is bad",
-            where=str(future.key),
-            fix="run again with --scheduler serial to see it happen, or with fewer workers",
-            code=1,
-        ) from None
+        what = f"{DEATHS} workers died over one job of {function.__name__.strip('_')}: out of memory, or a bad file"
+        fix = "run again with --scheduler serial to see it happen, or with fewer workers"
+        return Problem(what, where=where, fix=fix, code=1)
     except CancelledError:
-        raise Problem(
-            "the scheduler went away", where=str(future.key), fix="run the same command again", code=1
-        ) from None
+        return Problem("the scheduler went away", where=where, fix="run the same command again", code=1)
+    except ImportError as error:
+        return Problem(f"a worker does not have this version of closp: {error}", where=where, fix=again)
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error):
+            what = f"the scheduler does not have this version of closp: {error.__cause__ or error}"
+            return Problem(what, where=where, fix=again)
+        return error
 
 
 def perform(expected: dict[str, str], job: bytes) -> Any:
-    """Run a pickled job on a worker that has the same code and sees the same files."""
+    """Run a pickled job on a worker that has the same code and sees the same files.
+
+    A Problem is given back, not raised: exceptions travel with all that led to them, and GDAL's cannot be pickled.
+    """
+    try:
+        _check_same(expected)
+        function, work, argument = pickle.loads(job)  # noqa: S301  our own bytes, from a scheduler that may run anything
+        _check_shared(work)
+        work.store.writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        return function(work, argument)
+    except Problem as problem:
+        return Problem(problem.what, where=problem.where, fix=problem.fix, code=problem.code)
+
+
+def _check_same(expected: dict[str, str]) -> None:
     mine = about()
     differs = [f"{name} {mine[name]} (here {expected[name]})" for name in expected if mine.get(name) != expected[name]]
     if differs:
@@ -262,15 +305,15 @@ def perform(expected: dict[str, str], job: bytes) -> Any:
             where=f"worker on {socket.gethostname()}",
             fix="start the workers in the same environment, again after every change of the code",
         )
-    function, work, argument = pickle.loads(job)  # noqa: S301  our own bytes, from a scheduler that may run anything anyway
+
+
+def _check_shared(work: Work) -> None:
     if not work.store.remote and not Path(work.store.root).is_dir():
         raise Problem(
             f"a worker does not see {work.store.root}",
             where=f"worker on {socket.gethostname()}",
             fix="OUT, the manifests and local imagery must be on a file system that all workers share, or in a bucket",
         )
-    work.store.writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    return function(work, argument)
 
 
 @functools.cache

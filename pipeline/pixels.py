@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from harmonize.problem import Problem
 from pipeline import tables
 from pipeline.grid import parse_cell
 from pipeline.radiometry import nodata_share, offset_of, remove_offset, to_db, to_power
@@ -221,6 +223,7 @@ def cut_strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) 
     if not members:
         return
     failure, source = "outside the raster", work.region.source(scene["source"])
+    _check_seen(scene, work)
     try:
         strip = read_strip(scene, members, source, work)
     except raster.UnreadableRaster as error:
@@ -232,6 +235,18 @@ def cut_strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) 
     with rasterio.Env():  # one for all chips, not one a warp
         for chip in members:
             yield _record(chip, cut_chip(pixels, chip, scene["sensor"], strip.attrs["offset"]), None)
+
+
+def _check_seen(scene: dict[str, Any], work: Work) -> None:
+    """Files were there when the run began: what is missing now is not a bad scene but a worker that does not see it."""
+    for href in json.loads(scene["assets"]).values():
+        path = work.openable(href)
+        if "://" not in path and not Path(path).exists():
+            raise Problem(
+                f"there is no file {path}",
+                where=f"scene {scene['scene']}, on {socket.gethostname()}",
+                fix="restore it; with SCHEDULER=… all workers must see the imagery under the same path",
+            )
 
 
 def read_strip(scene: dict[str, Any], members: list[dict[str, Any]], source: Source, work: Work) -> xr.Dataset | None:

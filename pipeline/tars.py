@@ -63,14 +63,16 @@ class TarReceipt:
 
 
 def samples_per_tar(sensor: str, size_px: int, quicklook: bool, shard_mb: float) -> int:
-    """How many samples make a tar of about `shard_mb`: a pure function, so that tars are planned before any is written.
+    """How many samples make a tar of about `shard_mb`: a pure function, so tars are planned before any is written."""
+    return max(1, round(shard_mb * 1e6 / planned_bytes(sensor, size_px, quicklook)))
 
-    Arrays are counted exactly, text and quick look as planned above.
-    """
+
+def planned_bytes(sensor: str, size_px: int, quicklook: bool) -> int:
+    """Bytes of a sample in a tar: arrays are counted exactly, text and quick look as planned above."""
     itemsize = np.dtype(DTYPE[sensor]).itemsize
     arrays = sum(_member(128 + itemsize * math.prod(group_shape(group, size_px))) for group in GROUPS[sensor])
     look = _member(round(QUICKLOOK_BYTES_PX[sensor] * size_px**2)) if quicklook else 0
-    return max(1, round(shard_mb * 1e6 / (arrays + TEXT_BYTES + look)))
+    return arrays + TEXT_BYTES + look
 
 
 def _member(size: int) -> int:
