@@ -10,25 +10,20 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
-import hashlib
 import logging
-import os
 import pickle
-import platform
 import queue
 import signal
-import socket
 import sys
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harmonize.problem import Problem
+from pipeline.worker import about, perform
 
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster
@@ -48,8 +43,6 @@ ANSWER_S = 5
 """How long a scheduler's address may take to answer."""
 WORKERS_S = 60
 """How long to wait for a first worker, and for the scheduler or a worker to come back."""
-PACKAGES = ("numpy", "pyarrow", "rasterio", "rioxarray", "shapely", "pyproj", "pillow")
-"""What decides bytes besides our own code: workers must have the same versions."""
 
 
 class Scheduler:
@@ -182,7 +175,7 @@ class Scheduler:
         from dask.system import CPU_COUNT
         from distributed import Client, LocalCluster
 
-        dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1, "distributed.admin.log-format": ""})
+        dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1})
         try:
             with _sigint_blocked():
                 self._cluster = LocalCluster(
@@ -279,56 +272,3 @@ def _outcome(future: Future, function: Callable[..., Any], where: str) -> Any:
             what = f"the scheduler does not have this version of closp: {error.__cause__ or error}"
             return Problem(what, where=where, fix=again)
         return error
-
-
-def perform(expected: dict[str, str], job: bytes) -> Any:
-    """Run a pickled job on a worker that has the same code and sees the same files.
-
-    A Problem is given back, not raised: exceptions travel with all that led to them, and GDAL's cannot be pickled.
-    """
-    try:
-        _check_same(expected)
-        function, work, argument = pickle.loads(job)  # noqa: S301  our own bytes, from a scheduler that may run anything
-        _check_shared(work)
-        work.store.writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        return function(work, argument)
-    except Problem as problem:
-        return Problem(problem.what, where=problem.where, fix=problem.fix, code=problem.code)
-
-
-def _check_same(expected: dict[str, str]) -> None:
-    mine = about()
-    differs = [f"{name} {mine[name]} (here {expected[name]})" for name in expected if mine.get(name) != expected[name]]
-    if differs:
-        raise Problem(
-            f"a worker has another version: {', '.join(differs)}",
-            where=f"worker on {socket.gethostname()}",
-            fix="start the workers in the same environment, again after every change of the code",
-        )
-
-
-def _check_shared(work: Work) -> None:
-    if not work.store.remote and not Path(work.store.root).is_dir():
-        raise Problem(
-            f"a worker does not see {work.store.root}",
-            where=f"worker on {socket.gethostname()}",
-            fix="OUT, the manifests and local imagery must be on a file system that all workers share, or in a bucket",
-        )
-
-
-@functools.cache
-def about() -> dict[str, str]:
-    """What must be equal here and on the workers, so that a corpus does not depend on where it was made."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for name in ("closp", *PACKAGES):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    code = hashlib.sha256()
-    here = Path(__file__).resolve().parent
-    for path in sorted([*here.rglob("*.py"), *(here.parent / "harmonize").rglob("*.py")]):
-        code.update(path.read_bytes())
-    return found | {"code": code.hexdigest()[:12]}

@@ -1,14 +1,12 @@
 """Stage pixels: chips -> arrays. A strip of a scene is read once, harmonised, cut into chips, hashed and stored.
 
-Parts are Arrow files named by what decides their bytes, so that a killed run goes on where it was, a wider date range
-reads only what is not stored, and thresholds change without reading again.
+A part is named by what decides its bytes, so that a killed run goes on where it was, a wider date range reads only
+what is not stored, and thresholds change without reading again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -17,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from harmonize.problem import Problem
-from pipeline import tables
+from pipeline import parts, tables
 from pipeline.grid import parse_cell
 from pipeline.radiometry import nodata_share, offset_of, remove_offset, to_db, to_power
 from pipeline.receipt import digest
@@ -45,15 +42,6 @@ NEEDED = (
     "dropped",
 )  # fmt: skip
 """Columns of chips that a strip is planned and cut by."""
-PART = pa.schema(
-    [
-        pa.field("chip_id", pa.string()),
-        *[pa.field(name, pa.large_binary(), nullable=True) for name in ("10m", "20m", "60m")],
-        pa.field("sha256", pa.string(), nullable=True),
-        pa.field("nodata", pa.float64(), nullable=True),
-        pa.field("failure", pa.string(), nullable=True),
-    ]
-)
 
 
 def params(region: Region) -> dict[str, Any]:
@@ -116,7 +104,7 @@ def _with_stored(strips: list[Strip], store: Store) -> list[Strip]:
     where: dict[str, tuple[str, int]] = {}
     for name in store.list("pixels"):
         if name not in planned:
-            where.update({key: (name, row) for row, key in enumerate(_keys_of(store, name))})
+            where.update({key: (name, row) for row, key in enumerate(parts.keys_of(store, name))})
     if not where:
         return strips
     return [replace(s, stored={key: where[key] for key in s.keys if key in where}) for s in strips]
@@ -124,9 +112,9 @@ def _with_stored(strips: list[Strip], store: Store) -> list[Strip]:
 
 def _cut_part(work: Work, strip: Strip) -> tuple[str, str, list[dict[str, Any]]]:
     """Job: write the part of a strip, unless it is there and whole; its name, sha256 and rows of the pixels table."""
-    if not _is_whole(work.store, strip.name, strip.keys):
+    if not parts.is_whole(work.store, strip.name, strip.keys):
         _write_part(work, strip)
-    sha256, records = _read_part(work.store, strip.name)
+    sha256, records = parts.read_part(work.store, strip.name)
     rows = [
         _row(chip, strip.name, k, record, work.region)
         for k, (chip, record) in enumerate(zip(strip.members, records, strict=True))
@@ -155,67 +143,18 @@ def _part_name(scene: dict[str, Any], members: list[dict[str, Any]], work: Work)
     return f"pixels/{file_stem(scene['scene'])}-{digest(keys)[:16]}.arrow", keys
 
 
-def _keys_of(store: Store, name: str) -> list[str]:
-    """Keys of the chips of a part; none where it cannot be read: its chips are then read from the source again."""
-    try:
-        keys: list[str] = json.loads(_open_part(store, name).schema.metadata[b"keys"])
-        return keys
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
-        return []
-
-
-def _stored(store: Store, name: str, row: int) -> dict[str, Any] | None:
-    """A chip of a part as a record; None where it failed or was damaged."""
-    try:
-        record: dict[str, Any] = _open_part(store, name).get_batch(row).to_pylist()[0]
-    except (pa.ArrowInvalid, OSError):
-        return None
-    return record if _is_good(record) else None
-
-
-def _is_good(record: dict[str, Any]) -> bool:
-    """Whether a stored chip was read and still has the bytes that were hashed."""
-    if record["failure"] or not record["sha256"]:
-        return False
-    digest = hashlib.sha256(b"".join(record[name] for name in ("10m", "20m", "60m") if record[name] is not None))
-    return digest.hexdigest() == record["sha256"]
-
-
-def _is_whole(store: Store, name: str, keys: list[str]) -> bool:
-    """Whether a part is there, holds these chips, and none of them failed or was damaged since."""
-    if not store.exists(name):
-        return False
-    try:
-        part = _open_part(store, name)
-        if json.loads(part.schema.metadata[b"keys"]) != keys or part.num_record_batches != len(keys):
-            return False
-        return all(_is_good(part.get_batch(k).to_pylist()[0]) for k in range(len(keys)))
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
-        return False  # damaged: it is cut again
-
-
-def _open_part(store: Store, name: str) -> pa.RecordBatchFileReader:
-    return pa.ipc.open_file(pa.memory_map(str(store.local(name))))
-
-
 def _write_part(work: Work, strip: Strip) -> None:
     """Write a part chip by chip: stored ones are copied, the others cut from the source."""
-    own = {key: (strip.name, row) for row, key in enumerate(_keys_of(work.store, strip.name))}
+    own = {key: (strip.name, row) for row, key in enumerate(parts.keys_of(work.store, strip.name))}
     places = strip.stored | own
-    kept = [key if key in places and _stored(work.store, *places[key]) else None for key in strip.keys]
+    kept = [key if key in places and parts.stored(work.store, *places[key]) else None for key in strip.keys]
     fresh = cut_strip(strip.scene, [c for c, key in zip(strip.members, kept, strict=True) if not key], work)
-    schema = PART.with_metadata({"keys": json.dumps(strip.keys)})
-    with work.store.drafting(strip.name) as draft, draft.open("wb") as file:
-        with pa.ipc.new_file(file, schema) as writer:
-            for key in kept:
-                record = _stored(work.store, *places[key]) if key else next(fresh)
-                writer.write_batch(pa.RecordBatch.from_pylist([record], schema=schema))
-        file.flush()
-        os.fsync(file.fileno())
+    records = (parts.stored(work.store, *places[key]) if key else next(fresh) for key in kept)
+    parts.write_part(work.store, strip.name, strip.keys, records)
 
 
 def cut_strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) -> Iterator[dict[str, Any]]:
-    """The chips of one strip as records of `PART`, in the order of `members`, cut as they are taken."""
+    """The chips of one strip as records of a part, in the order of `members`, cut as they are taken."""
     import rasterio
 
     from pipeline import raster
@@ -290,7 +229,8 @@ def group_of(strip: xr.Dataset, name: str) -> xr.DataArray:
     from affine import Affine
 
     array = strip[name].rename({f"{d}_{name}": d for d in ("band", "y", "x")})
-    return array.rio.write_crs(array.attrs["crs"]).rio.write_transform(Affine(*array.attrs["transform"]))
+    array = array.rio.write_crs(array.attrs["crs"], inplace=True)
+    return array.rio.write_transform(Affine(*array.attrs["transform"]), inplace=True)
 
 
 def _harmonised(band: xr.DataArray, sensor: str, source: Source) -> xr.DataArray:
@@ -321,7 +261,9 @@ def _stacked(bands: list[xr.DataArray], group: Group) -> dict[str, xr.DataArray]
         names = [group.bands[k] for k in run]
         stacked = xr.concat([bands[k] for k in run], dim="band").assign_coords(band=names)
         first = bands[run[0]]
-        stacked = stacked.rio.write_crs(first.rio.crs).rio.write_transform(first.rio.transform())
+        # In place: otherwise .rio copies all the pixels, each time.
+        stacked = stacked.rio.write_crs(first.rio.crs, inplace=True)
+        stacked = stacked.rio.write_transform(first.rio.transform(), inplace=True)
         found[group.name if len(runs) == 1 else f"{group.name}_{names[0]}"] = stacked
     return found
 
@@ -342,20 +284,12 @@ def cut_chip(pixels: dict[str, raster.Pixels], chip: dict[str, Any], sensor: str
 
 
 def _record(chip: dict[str, Any], arrays: dict[str, np.ndarray] | None, failure: str | None) -> dict[str, Any]:
-    record: dict[str, Any] = dict.fromkeys(PART.names) | {"chip_id": chip["chip_id"], "failure": failure}
+    record: dict[str, Any] = dict.fromkeys(parts.PART.names) | {"chip_id": chip["chip_id"], "failure": failure}
     if arrays is None:
         return record
     record |= {name: array.astype(array.dtype.newbyteorder("<")).tobytes() for name, array in arrays.items()}
     ordered = [arrays[g.name] for g in GROUPS[chip["sensor"]]]
     return record | {"sha256": arrays_sha256(ordered), "nodata": nodata_share(arrays["10m"], chip["sensor"])}
-
-
-def _read_part(store: Store, name: str) -> tuple[str, list[dict[str, Any]]]:
-    """sha256 of a part and its records without the pixels."""
-    from pipeline.store import file_sha256
-
-    table = _open_part(store, name).read_all().select(["chip_id", "sha256", "nodata", "failure"])
-    return file_sha256(store.local(name)), table.to_pylist()
 
 
 def _row(chip: dict[str, Any], part: str, row: int, record: dict[str, Any], region: Region) -> dict[str, Any]:
@@ -377,15 +311,3 @@ def _row(chip: dict[str, Any], part: str, row: int, record: dict[str, Any], regi
 
 def _inherited(chip: dict[str, Any]) -> dict[str, Any]:
     return dict.fromkeys(tables.PIXELS.names) | {k: chip[k] for k in ("chip_id", "cloud", "dropped")}
-
-
-def read_chip(store: Store, part: str, row: int, sensor: str, size_px: int) -> dict[str, np.ndarray]:
-    """The stored arrays of one chip, by group, without reading its neighbours."""
-    from pipeline.sample import DTYPE, group_shape
-
-    batch = _open_part(store, part).get_batch(row)
-    kind = np.dtype(DTYPE[sensor]).newbyteorder("<")
-    return {
-        group.name: np.frombuffer(batch.column(group.name)[0].as_buffer(), kind).reshape(group_shape(group, size_px))
-        for group in GROUPS[sensor]
-    }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harmonize.problem import Problem
-from pipeline.pixels import read_chip
+from pipeline.parts import read_chip
 from pipeline.receipt import canonical, digest
 from pipeline.sample import DTYPE, GROUPS, arrays_sha256, group_shape, quicklook_jpeg, to_npy
 from pipeline.store import file_sha256

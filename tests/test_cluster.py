@@ -22,7 +22,7 @@ from test_runner import hashes
 from world import World
 
 from harmonize.problem import Problem
-from pipeline import cluster, pixels, progress, runner
+from pipeline import cluster, pixels, progress, runner, worker
 from pipeline.cluster import Scheduler
 from pipeline.region import Region
 from pipeline.store import Store
@@ -151,12 +151,12 @@ def test_a_worker_with_other_code_or_other_disks_is_told(world: World, tmp_path:
 
     work = work_in(tmp_path / "out", world)
     job = pickle.dumps((jobs.late, work, 1))
-    assert cluster.perform(cluster.about(), job)[0] == 1
-    other = cluster.perform(cluster.about() | {"pyarrow": "1.0"}, job)
+    assert worker.perform(worker.about(), job)[0] == 1
+    other = worker.perform(worker.about() | {"pyarrow": "1.0"}, job)
     assert isinstance(other, Problem)
     assert re.search(r"another version: pyarrow .* \(here 1\.0\)", other.what)
     work.store.root = str(tmp_path / "elsewhere")
-    elsewhere = cluster.perform(cluster.about(), pickle.dumps((jobs.late, work, 1)))
+    elsewhere = worker.perform(worker.about(), pickle.dumps((jobs.late, work, 1)))
     assert isinstance(elsewhere, Problem)
     assert "does not see" in elsewhere.what
 
