@@ -11,6 +11,7 @@ RUN       ?=
 QUERY     ?=
 export QUERY
 STAGE     ?=
+SCHEDULER ?=
 ARGS      ?=
 EXTRAS    ?= dev,minilm
 VENV      := .venv
@@ -19,6 +20,7 @@ UV        := $(VENV)/bin/uv
 
 # A region's shards lie under its name, which is its manifest's stem.
 folders = $(foreach r,$(REGION),$(OUT)/$(basename $(notdir $(r)))/shards)
+jobs    = $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 run     = $(if $(RUN),--run $(RUN))
 need    = $(if $(strip $($(1))),,$(error $(1) is missing: $(2)))
 region  = $(call need,REGION,make $@ REGION=manifests/regions/<name>.toml)
@@ -28,7 +30,7 @@ region  = $(call need,REGION,make $@ REGION=manifests/regions/<name>.toml)
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
 	@echo
-	@echo "  options: REGION=\"a.toml b.toml\" RECIPE=… OUT=$(OUT) RUNS=$(RUNS) RUN=… ARGS=…"
+	@echo "  options: REGION=\"a.toml b.toml\" RECIPE=… OUT=$(OUT) RUNS=$(RUNS) RUN=… SCHEDULER=tcp://… ARGS=…"
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(PY) || python3 -m venv $(VENV)
@@ -41,13 +43,13 @@ setup:  ## make or renew .venv with EXTRAS=dev,minilm,… (every target makes it
 	$(MAKE) $(VENV)/.ready
 
 corpus: $(VENV)/.ready  ## tables and pixels of REGION
-	$(region)@$(PY) -m pipeline build $(REGION) --to captions --out $(OUT) $(ARGS)
+	$(region)@$(PY) -m pipeline build $(REGION) --to captions --out $(OUT) $(jobs) $(ARGS)
 
 shards: $(VENV)/.ready  ## REGION's corpus as WebDataset tars
-	$(region)@$(PY) -m pipeline build $(REGION) --to shards --out $(OUT) $(ARGS)
+	$(region)@$(PY) -m pipeline build $(REGION) --to shards --out $(OUT) $(jobs) $(ARGS)
 
 train: $(VENV)/.ready  ## train RECIPE on the shards of REGION (one or more)
-	$(region)@$(PY) -m pipeline build $(REGION) --to shards --out $(OUT) || [ $$? = 3 ]  # failed rows are no reason to stop
+	$(region)@$(PY) -m pipeline build $(REGION) --to shards --out $(OUT) $(jobs) || [ $$? = 3 ]  # failed rows are no reason to stop
 	@$(PY) -m train fit $(RECIPE) $(folders) --runs $(RUNS) $(run) $(ARGS)
 
 evaluate: $(VENV)/.ready  ## nDCG@1000, mAP, P@10 of RUN= (default: the newest) on REGION (default: the run's)
@@ -60,7 +62,7 @@ status: $(VENV)/.ready  ## which stages of REGION are up to date, and why the ot
 	$(region)@$(PY) -m pipeline status $(REGION) --out $(OUT)
 
 redo: $(VENV)/.ready  ## STAGE of REGION and everything after it again
-	$(region)$(call need,STAGE,make redo STAGE=captions REGION=…)@$(PY) -m pipeline redo $(STAGE) $(REGION) --out $(OUT)
+	$(region)$(call need,STAGE,make redo STAGE=captions REGION=…)@$(PY) -m pipeline redo $(STAGE) $(REGION) --out $(OUT) $(jobs)
 
 test: $(VENV)/.ready  ## the whole test suite, offline, no GPU
 	$(PY) -m pytest $(ARGS)

@@ -19,10 +19,14 @@ def run_command(app: Callable[[], object]) -> None:
 
 
 def stop_on_interrupt() -> None:
-    """Ctrl-C leaves with 130. Files are whole or not there, so there is nothing to clean up."""
+    """Ctrl-C leaves with 130, a batch system's SIGTERM with 143: by an exception, so that processes we started end too.
 
-    def stop(*_: object) -> None:
+    Files are whole or not there, so there is nothing else to clean up.
+    """
+
+    def stop(number: int, _: object) -> None:
         print("stopped; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + number)
 
     signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)

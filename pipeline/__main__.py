@@ -19,6 +19,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 RegionArg = Annotated[Path, typer.Argument(help="a region's manifest, e.g. manifests/regions/veneto-2018.toml")]
 Out = Annotated[str, typer.Option("--out", help="folder or bucket that holds one folder per region")]
 DATA = "data"
+Address = Annotated[
+    str,
+    typer.Option("--scheduler", help="address of a dask scheduler; empty: this machine's cores; serial: one by one"),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -38,18 +42,21 @@ def build(
     regions: Annotated[list[Path], typer.Argument(help="manifests of one or more regions")],
     to: Annotated[str, typer.Option("--to", help="last stage to run")] = "captions",
     out: Out = DATA,
+    scheduler: Address = "",
 ) -> None:
     """Run every stage up to --to that is not up to date, and say why."""
     from pipeline import runner
+    from pipeline.cluster import Scheduler
 
     _known(to)
     failed = 0
-    for path in regions:
-        region, store = runner.load(path, out)
-        done = runner.run_upto(region, store, to)
-        failed += runner.failed_rows(store, to)
-        if not done:
-            runner.say(f"{region.name}: everything up to {to} is up to date")
+    with Scheduler(scheduler) as jobs:
+        for path in regions:
+            region, store = runner.load(path, out)
+            done = runner.run_upto(region, store, to, scheduler=jobs)
+            failed += runner.failed_rows(store, to)
+            if not done:
+                runner.say(f"{region.name}: everything up to {to} is up to date")
     _leave(failed)
 
 
@@ -59,14 +66,17 @@ def redo(
     region: RegionArg,
     to: Annotated[str, typer.Option("--to", help="last stage to run")] = "shards",
     out: Out = DATA,
+    scheduler: Address = "",
 ) -> None:
     """Run a stage and everything after it again, nothing before it."""
     from pipeline import runner
+    from pipeline.cluster import Scheduler
 
     _known(stage)
     _known(to)
     loaded, store = runner.load(region, out)
-    runner.redo(loaded, store, stage, to)
+    with Scheduler(scheduler) as jobs:
+        runner.redo(loaded, store, stage, to, scheduler=jobs)
     _leave(runner.failed_rows(store, to))
 
 
@@ -115,8 +125,8 @@ def _known(stage: str) -> None:
 
 
 def _add_stage(name: str, does: str) -> None:
-    def command(region: RegionArg, out: Out = DATA) -> None:
-        _run_stage(region, out, name)
+    def command(region: RegionArg, out: Out = DATA, scheduler: Address = "") -> None:
+        _run_stage(region, out, name, scheduler)
 
     command.__doc__ = f"Stage: {does}."
     app.command(name)(command)
@@ -126,6 +136,7 @@ def _add_stage(name: str, does: str) -> None:
 def scenes(
     region: RegionArg,
     out: Out = DATA,
+    scheduler: Address = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="say what would be asked of which API, and ask nothing")
     ] = False,
@@ -137,14 +148,16 @@ def scenes(
 
         print("\n".join(say_plan(load_region(region))))
     else:
-        _run_stage(region, out, "scenes")
+        _run_stage(region, out, "scenes", scheduler)
 
 
-def _run_stage(region: Path, out: str, name: str) -> None:
+def _run_stage(region: Path, out: str, name: str, scheduler: str) -> None:
     from pipeline import runner
+    from pipeline.cluster import Scheduler
 
     loaded, store = runner.load(region, out)
-    receipt = runner.run_alone(loaded, store, name)
+    with Scheduler(scheduler) as jobs:
+        receipt = runner.run_alone(loaded, store, name, scheduler=jobs)
     if receipt is None:
         runner.say(f"{loaded.name}: {name} is up to date")
     _leave(runner.failed_rows(store, name) if name == "pixels" else 0)

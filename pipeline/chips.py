@@ -131,7 +131,10 @@ def _hits(region: Region, cells: list[str]) -> tuple[dict[str, list[Hit]], list[
 
 def _read_candidates(work: Work, scenes: dict[tuple[str, str], dict[str, Any]]) -> list[Candidate]:
     found = []
-    for row in work.rows("screen"):
+    columns = ["cell", "scene", "source", "coverage", "screened", "scl_0", *[f"scl_{k}" for k in CLOUD_CLASSES]]
+    # Batch by batch: as Python rows, the candidates of a thousand scenes would take tens of GB.
+    batches = work.tables["screen"].select(columns).to_batches(max_chunksize=100_000)
+    for row in (row for batch in batches for row in batch.to_pylist()):
         scene = scenes[row["source"], row["scene"]]
         cloud, nodata = None, 1 - row["coverage"]
         if row["screened"]:

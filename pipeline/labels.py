@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from pipeline.sandbox import VERSION as WORLD_VERSION
 from pipeline.source import Source
 from pipeline.vector import SUFFIXES, cell_shares, read_codes, with_siblings
 from pipeline.work import Outcome, Work
+
+if TYPE_CHECKING:
+    import geopandas
 
 WINDOW_CELLS = 32
 """Cells are read by windows of this many rows and columns: at 1.2 km, 38 km of label raster at once."""
@@ -120,13 +124,39 @@ def _measure_source(
     """cell -> its rows; a cell that a file touches without labelling it has none. Files of one day are one mosaic."""
     found: dict[Cell, list[dict[str, Any]]] = {}
     days = sorted({f.date for f in files}, key=lambda d: d or dt.date.min)
-    for day in work.track(days, len(days), name):
-        for cell, shares in _measure([f for f in files if f.date == day], cells):
+    jobs = [job for day in days for job in _jobs([f for f in files if f.date == day], cells)]
+    for measured, (mosaic, _) in zip(work.jobs(_measure_window, jobs, len(jobs), name), jobs, strict=True):
+        for cell, shares in measured:
             if sum(shares.values()) > 1 + 1e-6:
                 raise AssertionError(f"{name} labels {sum(shares.values()):.3f} of cell {cell.name}")
             mine = found.setdefault(cell, [])
-            mine += [_row(cell, name, day, code, share) for code, share in sorted(shares.items()) if share > 0]
+            mine += [
+                _row(cell, name, mosaic[0].date, code, share) for code, share in sorted(shares.items()) if share > 0
+            ]
     return found
+
+
+def _jobs(files: list[LabelFile], cells: list[Cell]) -> list[tuple[list[LabelFile], list[Cell]]]:
+    """Files of one day with the cells of one window they may touch, window by window."""
+    from pipeline.raster import bounds_in
+
+    _check_kinds(files)
+    windows: dict[tuple[int, int, int], list[Cell]] = {}
+    for cell in cells:
+        windows.setdefault((cell.epsg, cell.row // WINDOW_CELLS, cell.col // WINDOW_CELLS), []).append(cell)
+    jobs = []
+    for (epsg, _, _), members in sorted(windows.items()):
+        boxes = np.array([cell.bounds for cell in members], float)
+        around = bounds_in((*boxes[:, :2].min(0), *boxes[:, 2:].max(0)), epsg, "EPSG:4326")
+        near = [f for f in files if f.footprint is None or _meet(f.footprint.bounds, around)]
+        if near:
+            jobs.append((near, members))
+    return jobs
+
+
+def _measure_window(_: Work, job: tuple[list[LabelFile], list[Cell]]) -> list[tuple[Cell, Shares]]:
+    """Job: the cells of one window that files of one day touch, with the shares of their codes."""
+    return list(_measure(*job))
 
 
 def _row(cell: Cell, source: str, date: dt.date | None, code: str, share: float) -> dict[str, Any]:
@@ -178,59 +208,69 @@ def _of_items(items: list[Item], work: Work, use: LabelUse, where: str) -> Itera
         yield LabelFile(source, href, date, where, footprint(item))
 
 
-def _measure(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
-    """Cells that files of one day touch, with the shares of their codes; where files overlap, the first one counts.
-
-    Nodata is left out, so shares may sum to less than 1.
-    """
-    vectors = [f for f in files if Path(f.href).suffix.lower() in SUFFIXES]
-    if not vectors:
-        yield from _measure_rasters(files, cells)
-        return
-    if len(vectors) < len(files):
+def _check_kinds(files: list[LabelFile]) -> None:
+    if len({_is_vector(f) for f in files}) > 1:
         raise Problem(
             "a label source has vector and raster files for one day",
             where=files[0].where,
             fix="make two sources of them; their order in the manifest says which one rules",
         )
-    yield from _measure_vectors(vectors, cells)
+
+
+def _is_vector(file: LabelFile) -> bool:
+    return Path(file.href).suffix.lower() in SUFFIXES
+
+
+def _measure(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
+    """Cells that files of one day touch, with the shares of their codes; where files overlap, the first one counts.
+
+    Nodata is left out, so shares may sum to less than 1.
+    """
+    return _measure_vectors(files, cells) if _is_vector(files[0]) else _measure_rasters(files, cells)
 
 
 def _measure_vectors(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
-    import pandas
-
-    frames = [read_codes(Path(f.href), f.source.attribute, f.where, f.source.layer) for f in files]
-    frame = (
-        pandas.concat([f.to_crs(frames[0].crs) for f in frames], ignore_index=True) if len(frames) > 1 else frames[0]
-    )
+    frame = _codes(tuple((f.href, f.source.attribute, f.where, f.source.layer, _mtime(f.href)) for f in files))
     for cell in cells:
         shares = cell_shares(frame, cell.epsg, cell.bounds)
         if shares:
             yield cell, shares
 
 
+@functools.lru_cache(maxsize=1)
+def _codes(files: tuple[tuple[Any, ...], ...]) -> geopandas.GeoDataFrame:
+    """Features of the files of one day, one after another; kept, since the next window of this process wants them."""
+    import pandas
+
+    frames = [read_codes(Path(href), attribute, where, layer) for href, attribute, where, layer, _ in files]
+    if len(frames) == 1:
+        return frames[0]
+    return pandas.concat([f.to_crs(frames[0].crs) for f in frames], ignore_index=True)
+
+
+def _mtime(href: str) -> int:
+    path = Path(href)
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
 def _near(cells: list[Cell], bounds: tuple[float, float, float, float]) -> list[Cell]:
     from pipeline.raster import bounds_in
 
-    west, south, east, north = bounds
-    boxes = [bounds_in(cell.bounds, cell.epsg, "EPSG:4326") for cell in cells]
-    return [
-        c for c, b in zip(cells, boxes, strict=True) if b[0] < east and b[2] > west and b[1] < north and b[3] > south
-    ]
+    return [c for c in cells if _meet(bounds, bounds_in(c.bounds, c.epsg, "EPSG:4326"))]
+
+
+def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether two boxes (west, south, east, north) overlap."""
+    return a[0] < b[2] and a[2] > b[0] and a[1] < b[3] and a[3] > b[1]
 
 
 def _measure_rasters(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
-    near = {f: set(_near(cells, f.footprint.bounds)) if f.footprint is not None else set(cells) for f in files}
-    windows: dict[tuple[int, int, int], list[Cell]] = {}
-    for cell in cells:
-        if any(cell in near[f] for f in files):
-            windows.setdefault((cell.epsg, cell.row // WINDOW_CELLS, cell.col // WINDOW_CELLS), []).append(cell)
-    for _, members in sorted(windows.items()):
-        codes: dict[Cell, np.ndarray] = {}
-        for file in files:
-            _paint(codes, file, [cell for cell in members if cell in near[file]])
-        for cell, painted in codes.items():
-            yield cell, _shares(painted)
+    """Cells of one window."""
+    codes: dict[Cell, np.ndarray] = {}
+    for file in files:
+        _paint(codes, file, cells if file.footprint is None else _near(cells, file.footprint.bounds))
+    for cell, painted in codes.items():
+        yield cell, _shares(painted)
 
 
 def _paint(codes: dict[Cell, np.ndarray], file: LabelFile, cells: list[Cell]) -> None:

@@ -1,21 +1,23 @@
 """Stage pixels: chips -> arrays. A strip of a scene is read once, harmonised, cut into chips, hashed and stored.
 
-Parts are Arrow files named by what decides their bytes, so that a killed run goes on where it was, a wider date range
-reads only what is not stored, and thresholds change without reading again.
+A part is named by what decides its bytes, so that a killed run goes on where it was, a wider date range reads only
+what is not stored, and thresholds change without reading again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
-from pipeline import tables
+from harmonize.problem import Problem
+from pipeline import parts, tables
 from pipeline.grid import parse_cell
 from pipeline.radiometry import nodata_share, offset_of, remove_offset, to_db, to_power
 from pipeline.receipt import digest
@@ -27,6 +29,7 @@ from pipeline.work import Outcome, Work
 if TYPE_CHECKING:
     import xarray as xr
 
+    from pipeline import raster
     from pipeline.source import Source
     from pipeline.store import Store
 
@@ -34,15 +37,11 @@ VERSION = 1
 """Of the pixels themselves; a part also carries it in its name."""
 STRIP_ROWS_PX = 1024
 """Height of a strip in 10 m pixels: about one row of COG blocks, 22 MB a 10 m band over a whole tile."""
-PART = pa.schema(
-    [
-        pa.field("chip_id", pa.string()),
-        *[pa.field(name, pa.large_binary(), nullable=True) for name in ("10m", "20m", "60m")],
-        pa.field("sha256", pa.string(), nullable=True),
-        pa.field("nodata", pa.float64(), nullable=True),
-        pa.field("failure", pa.string(), nullable=True),
-    ]
-)
+NEEDED = (
+    "chip_id", "cell", "size_px", "epsg", "west", "south", "east", "north", "sensor", "source", "scene", "cloud",
+    "dropped",
+)  # fmt: skip
+"""Columns of chips that a strip is planned and cut by."""
 
 
 def params(region: Region) -> dict[str, Any]:
@@ -58,28 +57,69 @@ def outside(work: Work) -> list[Path]:
     return sorted({Path(work.openable(h)) for h in hrefs if "://" not in h})
 
 
+@dataclass(frozen=True)
+class Strip:
+    """What one job needs to write one part."""
+
+    scene: dict[str, Any]
+    members: list[dict[str, Any]]
+    """Chips with the columns of NEEDED, in the order of the part."""
+    name: str
+    keys: list[str]
+    """Of each chip: all that decides its bytes."""
+    stored: dict[str, tuple[str, int]]
+    """Key -> part of an earlier plan and row, for chips that need not be read from the source again."""
+
+
 def cut_pixels(work: Work) -> Outcome:
     """Arrays of every chip, stored in parts; a chip that cannot be read or has too little data gets a reason."""
-    scenes = {(s["source"], s["scene"]): s for s in work.rows("scenes")}
-    chips = [c for c in work.rows("chips") if c["dropped"] is None]
-    strips = plan_strips(chips)
-    stored = _Stored(work.store)
+    columns = ("scene", "source", "sensor", "epsg", "baseline", "assets")
+    scenes = {(s["source"], s["scene"]): s for s in work.rows("scenes", columns)}
+    chips = [c for c in work.rows("chips", NEEDED) if c["dropped"] is None]
+    strips = [_strip(scenes[key[:2]], members, work) for key, members in plan_strips(chips).items()]
+    strips = _with_stored(strips, work.store)
     rows: list[dict[str, Any]] = []
     files: dict[str, str] = {}
-    for (source, scene_id, _), members in work.track(strips.items(), len(strips), "pixels"):
-        scene = scenes[source, scene_id]
-        name, keys = _part_name(scene, members, work)
-        if not _is_whole(work.store, name, keys):
-            _write_part(work, name, scene, members, keys, stored)
-        files[name], found = _read_part(work.store, name)
-        rows += [
-            _row(chip, name, k, record, work.region)
-            for k, (chip, record) in enumerate(zip(members, found, strict=True))
-        ]
+    for name, sha256, found in work.jobs(_cut_part, strips, len(strips), "pixels", lambda result: _lost(result[2])):
+        files[name] = sha256
+        rows += found
     work.store.sweep("pixels", set(files))
-    rows += [_inherited(c) for c in work.rows("chips") if c["dropped"] is not None]
+    rows += [_inherited(c) for c in work.rows("chips", ("chip_id", "cloud", "dropped")) if c["dropped"] is not None]
     rows.sort(key=lambda r: r["chip_id"])
     return Outcome(len(rows), tables.table_of(rows, tables.PIXELS), files)
+
+
+def _lost(rows: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(row["dropped"].split(":")[0] for row in rows if row["dropped"])
+
+
+def _strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) -> Strip:
+    name, keys = _part_name(scene, members, work)
+    return Strip(scene, members, name, keys, {})
+
+
+def _with_stored(strips: list[Strip], store: Store) -> list[Strip]:
+    """The strips with the places of those chips that lie in parts which no strip writes any more."""
+    planned = {strip.name for strip in strips}
+    where: dict[str, tuple[str, int]] = {}
+    for name in store.list("pixels"):
+        if name not in planned:
+            where.update({key: (name, row) for row, key in enumerate(parts.keys_of(store, name))})
+    if not where:
+        return strips
+    return [replace(s, stored={key: where[key] for key in s.keys if key in where}) for s in strips]
+
+
+def _cut_part(work: Work, strip: Strip) -> tuple[str, str, list[dict[str, Any]]]:
+    """Job: write the part of a strip, unless it is there and whole; its name, sha256 and rows of the pixels table."""
+    if not parts.is_whole(work.store, strip.name, strip.keys):
+        _write_part(work, strip)
+    sha256, records = parts.read_part(work.store, strip.name)
+    rows = [
+        _row(chip, strip.name, k, record, work.region)
+        for k, (chip, record) in enumerate(zip(strip.members, records, strict=True))
+    ]
+    return strip.name, sha256, rows
 
 
 def plan_strips(chips: list[dict[str, Any]]) -> dict[tuple[str, str, tuple[int, int]], list[dict[str, Any]]]:
@@ -103,81 +143,49 @@ def _part_name(scene: dict[str, Any], members: list[dict[str, Any]], work: Work)
     return f"pixels/{file_stem(scene['scene'])}-{digest(keys)[:16]}.arrow", keys
 
 
-class _Stored:
-    """Chips that lie in parts of an earlier plan, by key, so that they are not read from the source again."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.where: dict[str, tuple[str, int]] = {}
-        for name in store.list("pixels"):
-            try:
-                keys = json.loads(_open_part(store, name).schema.metadata[b"keys"])
-            except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
-                continue  # a part that cannot be read is no store: its chips are read from the source again
-            self.where.update({key: (name, k) for k, key in enumerate(keys)})
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        if key not in self.where:
-            return None
-        name, row = self.where[key]
-        try:
-            record: dict[str, Any] = _open_part(self.store, name).get_batch(row).to_pylist()[0]
-        except (pa.ArrowInvalid, OSError):
-            return None
-        return record if _is_good(record) else None
+def _write_part(work: Work, strip: Strip) -> None:
+    """Write a part chip by chip: stored ones are copied, the others cut from the source."""
+    own = {key: (strip.name, row) for row, key in enumerate(parts.keys_of(work.store, strip.name))}
+    places = strip.stored | own
+    kept = [key if key in places and parts.stored(work.store, *places[key]) else None for key in strip.keys]
+    fresh = cut_strip(strip.scene, [c for c, key in zip(strip.members, kept, strict=True) if not key], work)
+    records = (parts.stored(work.store, *places[key]) if key else next(fresh) for key in kept)
+    parts.write_part(work.store, strip.name, strip.keys, records)
 
 
-def _is_good(record: dict[str, Any]) -> bool:
-    """Whether a stored chip was read and still has the bytes that were hashed."""
-    if record["failure"] or not record["sha256"]:
-        return False
-    digest = hashlib.sha256(b"".join(record[name] for name in ("10m", "20m", "60m") if record[name] is not None))
-    return digest.hexdigest() == record["sha256"]
+def cut_strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) -> Iterator[dict[str, Any]]:
+    """The chips of one strip as records of a part, in the order of `members`, cut as they are taken."""
+    import rasterio
 
+    from pipeline import raster
 
-def _is_whole(store: Store, name: str, keys: list[str]) -> bool:
-    """Whether a part is there, holds these chips, and none of them failed or was damaged since."""
-    if not store.exists(name):
-        return False
-    try:
-        part = _open_part(store, name)
-        if json.loads(part.schema.metadata[b"keys"]) != keys or part.num_record_batches != len(keys):
-            return False
-        return all(_is_good(part.get_batch(k).to_pylist()[0]) for k in range(len(keys)))
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
-        return False  # damaged: it is cut again
-
-
-def _open_part(store: Store, name: str) -> pa.RecordBatchFileReader:
-    return pa.ipc.open_file(pa.memory_map(str(store.local(name))))
-
-
-def _write_part(
-    work: Work, name: str, scene: dict[str, Any], members: list[dict[str, Any]], keys: list[str], stored: _Stored
-) -> None:
-    known = {chip["chip_id"]: stored.get(key) for chip, key in zip(members, keys, strict=True)}
-    missing = [chip for chip in members if known[chip["chip_id"]] is None]
-    fresh = {r["chip_id"]: r for r in cut_strip(scene, missing, work)} if missing else {}
-    records = [known[chip["chip_id"]] or fresh[chip["chip_id"]] for chip in members]
-    table = pa.Table.from_pylist(records, schema=PART.with_metadata({"keys": json.dumps(keys)}))
-    sink = io.BytesIO()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=1)
-    work.store.write(name, sink.getvalue())
-
-
-def cut_strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) -> list[dict[str, Any]]:
-    """The chips of one strip as records of `PART`, in the order of `members`."""
-    from pipeline.raster import UnreadableRaster
-
-    source = work.region.source(scene["source"])
+    if not members:
+        return
+    failure, source = "outside the raster", work.region.source(scene["source"])
+    _check_seen(scene, work)
     try:
         strip = read_strip(scene, members, source, work)
-    except UnreadableRaster as error:
-        return [_record(chip, None, f"unreadable: {error}") for chip in members]
+    except raster.UnreadableRaster as error:
+        strip, failure = None, f"unreadable: {error}"
     if strip is None:
-        return [_record(chip, None, "outside the raster") for chip in members]
-    return [_record(chip, cut_chip(strip, chip, scene["sensor"]), None) for chip in members]
+        yield from (_record(chip, None, failure) for chip in members)
+        return
+    pixels = {str(name): raster.pixels_of(group_of(strip, str(name))) for name in strip.data_vars}
+    with rasterio.Env():  # one for all chips, not one a warp
+        for chip in members:
+            yield _record(chip, cut_chip(pixels, chip, scene["sensor"], strip.attrs["offset"]), None)
+
+
+def _check_seen(scene: dict[str, Any], work: Work) -> None:
+    """Files were there when the run began: what is missing now is not a bad scene but a worker that does not see it."""
+    for href in json.loads(scene["assets"]).values():
+        path = work.openable(href)
+        if "://" not in path and not Path(path).exists():
+            raise Problem(
+                f"there is no file {path}",
+                where=f"scene {scene['scene']}, on {socket.gethostname()}",
+                fix="restore it; with SCHEDULER=… all workers must see the imagery under the same path",
+            )
 
 
 def read_strip(scene: dict[str, Any], members: list[dict[str, Any]], source: Source, work: Work) -> xr.Dataset | None:
@@ -221,7 +229,8 @@ def group_of(strip: xr.Dataset, name: str) -> xr.DataArray:
     from affine import Affine
 
     array = strip[name].rename({f"{d}_{name}": d for d in ("band", "y", "x")})
-    return array.rio.write_crs(array.attrs["crs"]).rio.write_transform(Affine(*array.attrs["transform"]))
+    array = array.rio.write_crs(array.attrs["crs"], inplace=True)
+    return array.rio.write_transform(Affine(*array.attrs["transform"]), inplace=True)
 
 
 def _harmonised(band: xr.DataArray, sensor: str, source: Source) -> xr.DataArray:
@@ -252,12 +261,14 @@ def _stacked(bands: list[xr.DataArray], group: Group) -> dict[str, xr.DataArray]
         names = [group.bands[k] for k in run]
         stacked = xr.concat([bands[k] for k in run], dim="band").assign_coords(band=names)
         first = bands[run[0]]
-        stacked = stacked.rio.write_crs(first.rio.crs).rio.write_transform(first.rio.transform())
+        # In place: otherwise .rio copies all the pixels, each time.
+        stacked = stacked.rio.write_crs(first.rio.crs, inplace=True)
+        stacked = stacked.rio.write_transform(first.rio.transform(), inplace=True)
         found[group.name if len(runs) == 1 else f"{group.name}_{names[0]}"] = stacked
     return found
 
 
-def cut_chip(strip: xr.Dataset, chip: dict[str, Any], sensor: str) -> dict[str, np.ndarray]:
+def cut_chip(pixels: dict[str, raster.Pixels], chip: dict[str, Any], sensor: str, offset: int) -> dict[str, np.ndarray]:
     """Arrays of one chip by group: uint16 (C,H,W) reflectance x 10000, or float16 (C,H,W) dB."""
     from pipeline import raster
 
@@ -266,27 +277,19 @@ def cut_chip(strip: xr.Dataset, chip: dict[str, Any], sensor: str) -> dict[str, 
         side = chip["size_px"] * 10 // group.resolution_m
         target = raster.Target(chip["epsg"], chip["west"], chip["north"], group.resolution_m, side)
         how, nodata = ("bilinear", np.nan) if sensor == "s1" else ("nearest", 0)
-        mine = [str(name) for name in strip.data_vars if str(name).split("_")[0] == group.name]
-        cut = np.concatenate([raster.cut(group_of(strip, name), target, how, nodata) for name in mine])
-        arrays[group.name] = to_db(cut) if sensor == "s1" else remove_offset(cut, strip.attrs["offset"])
+        mine = [p for name, p in pixels.items() if name.split("_")[0] == group.name]
+        cut = np.concatenate([raster.cut(p, target, how, nodata) for p in mine])
+        arrays[group.name] = to_db(cut) if sensor == "s1" else remove_offset(cut, offset)
     return arrays
 
 
 def _record(chip: dict[str, Any], arrays: dict[str, np.ndarray] | None, failure: str | None) -> dict[str, Any]:
-    record: dict[str, Any] = dict.fromkeys(PART.names) | {"chip_id": chip["chip_id"], "failure": failure}
+    record: dict[str, Any] = dict.fromkeys(parts.PART.names) | {"chip_id": chip["chip_id"], "failure": failure}
     if arrays is None:
         return record
     record |= {name: array.astype(array.dtype.newbyteorder("<")).tobytes() for name, array in arrays.items()}
     ordered = [arrays[g.name] for g in GROUPS[chip["sensor"]]]
     return record | {"sha256": arrays_sha256(ordered), "nodata": nodata_share(arrays["10m"], chip["sensor"])}
-
-
-def _read_part(store: Store, name: str) -> tuple[str, list[dict[str, Any]]]:
-    """sha256 of a part and its records without the pixels."""
-    from pipeline.store import file_sha256
-
-    table = _open_part(store, name).read_all().select(["chip_id", "sha256", "nodata", "failure"])
-    return file_sha256(store.local(name)), table.to_pylist()
 
 
 def _row(chip: dict[str, Any], part: str, row: int, record: dict[str, Any], region: Region) -> dict[str, Any]:
@@ -308,15 +311,3 @@ def _row(chip: dict[str, Any], part: str, row: int, record: dict[str, Any], regi
 
 def _inherited(chip: dict[str, Any]) -> dict[str, Any]:
     return dict.fromkeys(tables.PIXELS.names) | {k: chip[k] for k in ("chip_id", "cloud", "dropped")}
-
-
-def read_chip(store: Store, part: str, row: int, sensor: str, size_px: int) -> dict[str, np.ndarray]:
-    """The stored arrays of one chip, by group, without reading its neighbours."""
-    from pipeline.sample import DTYPE, group_shape
-
-    batch = _open_part(store, part).get_batch(row)
-    kind = np.dtype(DTYPE[sensor]).newbyteorder("<")
-    return {
-        group.name: np.frombuffer(batch.column(group.name)[0].as_buffer(), kind).reshape(group_shape(group, size_px))
-        for group in GROUPS[sensor]
-    }

@@ -57,7 +57,8 @@ def to_power(raw: np.ndarray, unit: str, nodata: tuple[float, ...]) -> np.ndarra
     elif unit == "amplitude":
         bad |= power <= 0
         power = power * power
-    return np.where(bad | (power <= 0), np.float32(np.nan), power)
+    power[bad | (power <= 0)] = np.nan  # in place: a strip of a wide scene is 100 MB
+    return power
 
 
 def to_db(power: np.ndarray) -> np.ndarray:

@@ -102,11 +102,7 @@ def read_window(
 
     with rasterio.Env(**options_of(href)[1]), open_raster(href) as raster:
         transform = raster.rio.transform()
-        inverse = ~transform
-        corners = [inverse * (x, y) for x in (bounds[0], bounds[2]) for y in (bounds[1], bounds[3])]
-        cols, rows = [c for c, _ in corners], [r for _, r in corners]
-        left, right = max(0, math.floor(min(cols)) - margin_px), min(raster.rio.width, math.ceil(max(cols)) + margin_px)
-        top, low = max(0, math.floor(min(rows)) - margin_px), min(raster.rio.height, math.ceil(max(rows)) + margin_px)
+        left, top, right, low = window_of(transform, (raster.rio.height, raster.rio.width), bounds, margin_px)
         if left >= right or top >= low:
             return None
         try:
@@ -117,6 +113,18 @@ def read_window(
 
     # isel keeps pixel-centre coordinates; writing the transform keeps it exact where the coordinates carry rounding.
     return part.rio.write_transform(transform * affine.Affine.translation(left, top))
+
+
+def window_of(
+    transform: Affine, shape: tuple[int, ...], bounds: tuple[float, float, float, float], margin_px: int
+) -> tuple[int, int, int, int]:
+    """left, top, right, low of the pixels that touch bounds, with a margin, clipped to the raster (rows, columns)."""
+    inverse = ~transform
+    corners = [inverse * (x, y) for x in (bounds[0], bounds[2]) for y in (bounds[1], bounds[3])]
+    cols, rows = [c for c, _ in corners], [r for _, r in corners]
+    left, right = max(0, math.floor(min(cols)) - margin_px), min(shape[1], math.ceil(max(cols)) + margin_px)
+    top, low = max(0, math.floor(min(rows)) - margin_px), min(shape[0], math.ceil(max(rows)) + margin_px)
+    return left, top, right, low
 
 
 def _short(error: Exception) -> str:
@@ -146,21 +154,55 @@ class Target:
         return self.west, self.north - length, self.west + length, self.north
 
 
-def cut(strip: xr.DataArray, target: Target, how: str, nodata: float) -> np.ndarray:
+@dataclass(frozen=True)
+class Pixels:
+    """Values (C, H, W) with their lattice, taken out of a DataArray once: asking `.rio` takes longer than a cut."""
+
+    values: np.ndarray
+    transform: Affine
+    crs: rasterio.crs.CRS
+    epsg: int | None
+
+    @property
+    def pixel_m(self) -> float:
+        """Size of a pixel in metres; degrees count as 111.32 km."""
+        size = abs(self.transform.a)
+        return size * 111_320 if self.crs.is_geographic else size
+
+    def around(self, bounds: tuple[float, float, float, float]) -> Pixels | None:
+        """The pixels that touch bounds of this CRS, with a margin; None if none does. GDAL copies all it is given."""
+        from affine import Affine
+
+        left, top, right, low = window_of(self.transform, self.values.shape[1:], bounds, MARGIN_PX)
+        if left >= right or top >= low:
+            return None
+        moved = self.transform * Affine.translation(left, top)
+        return Pixels(self.values[:, top:low, left:right], moved, self.crs, self.epsg)
+
+
+def pixels_of(array: xr.DataArray) -> Pixels:
+    crs = array.rio.crs
+    return Pixels(array.values, array.rio.transform(), crs, crs.to_epsg())
+
+
+def cut(strip: xr.DataArray | Pixels, target: Target, how: str, nodata: float) -> np.ndarray:
     """Pixels (C, side, side) of a target out of a strip, `nodata` where the strip has none.
 
     `how` is nearest or bilinear. On one lattice pixels are copied. A strip finer than the target is averaged down
     onto it (area-weighted, valid pixels only, rounded for integers). From another CRS the chip is warped with
     XSCALE = YSCALE = 1, because GDAL otherwise picks its kernel from the destination's extent.
     """
-    transform = strip.rio.transform()
-    same_crs = strip.rio.crs.to_epsg() == target.epsg
-    if same_crs and _one_lattice(transform, target):
-        return _copy(strip.values, transform, target, nodata)
-    finer = same_crs and transform.a < target.resolution_m * (1 - 1e-6)
+    pixels = strip if isinstance(strip, Pixels) else pixels_of(strip)
+    same_crs = pixels.epsg == target.epsg
+    if same_crs and _one_lattice(pixels.transform, target):
+        return _copy(pixels.values, pixels.transform, target, nodata)
+    finer = same_crs and pixels.transform.a < target.resolution_m * (1 - 1e-6)
     if not same_crs:
-        finer = _pixel_m(strip) < target.resolution_m * 0.75
-    return _warp(strip.values, transform, strip.rio.crs, target, "average" if finer else how, nodata, same_crs)
+        finer = pixels.pixel_m < target.resolution_m * 0.75
+    near = pixels.around(target.bounds if same_crs else bounds_in(target.bounds, target.epsg, pixels.crs))
+    if near is None:
+        return np.full((pixels.values.shape[0], target.side, target.side), nodata, pixels.values.dtype)
+    return _warp(near, target, "average" if finer else how, nodata, same_crs)
 
 
 def _one_lattice(transform: Affine, target: Target) -> bool:
@@ -181,41 +223,27 @@ def _copy(values: np.ndarray, transform: Affine, target: Target, nodata: float) 
     return out
 
 
-def _warp(
-    values: np.ndarray,
-    transform: Affine,
-    crs: rasterio.crs.CRS,
-    target: Target,
-    how: str,
-    nodata: float,
-    same_crs: bool,
-) -> np.ndarray:
+def _warp(pixels: Pixels, target: Target, how: str, nodata: float, same_crs: bool) -> np.ndarray:
     from rasterio.enums import Resampling
     from rasterio.warp import reproject
 
-    out = np.full((values.shape[0], target.side, target.side), nodata, values.dtype)
+    out = np.full((pixels.values.shape[0], target.side, target.side), nodata, pixels.values.dtype)
     options: dict[str, Any] = {} if same_crs else {"XSCALE": "1", "YSCALE": "1"}
     # Band by band: warped together, GDAL takes a pixel for valid when any of its bands is.
-    for source, destination in zip(values, out, strict=True):
+    for source, destination in zip(pixels.values, out, strict=True):
         reproject(
             np.ascontiguousarray(source),
             destination,
-            src_transform=transform,
-            src_crs=crs,
+            src_transform=pixels.transform,
+            src_crs=pixels.crs,
             dst_transform=target.transform,
-            dst_crs=f"EPSG:{target.epsg}",
+            dst_crs=pixels.crs if same_crs else f"EPSG:{target.epsg}",
             src_nodata=nodata,
             dst_nodata=nodata,
             resampling=Resampling[how],
             **options,
         )
     return out
-
-
-def _pixel_m(strip: xr.DataArray) -> float:
-    """Size of a strip's pixels in metres; degrees count as 111.32 km."""
-    size = abs(strip.rio.transform().a)
-    return size * 111_320 if strip.rio.crs.is_geographic else size
 
 
 def bounds_in(bounds: tuple[float, float, float, float], epsg: int, crs: Any) -> tuple[float, float, float, float]:

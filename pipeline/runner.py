@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from harmonize.problem import Problem
 from pipeline import tables
+from pipeline.cluster import SERIAL, Scheduler
 from pipeline.receipt import Outside, Receipt, canonical, look_at, read_receipt, receipt_name, write_receipt
 from pipeline.region import Region, load_region
 from pipeline.sandbox import folder_of
@@ -118,7 +119,9 @@ def _changed_outside(stage: Stage, receipt: Receipt, region: Region) -> str | No
     return None
 
 
-def run_alone(region: Region, store: Store, name: str, quiet: bool = False) -> Receipt | None:
+def run_alone(
+    region: Region, store: Store, name: str, quiet: bool = False, scheduler: Scheduler = SERIAL
+) -> Receipt | None:
     """Run one stage and nothing else; None when it is up to date. Refuses on a missing or stale input."""
     found = states(region, store, name)
     for needed in STAGES[name].reads:
@@ -126,10 +129,12 @@ def run_alone(region: Region, store: Store, name: str, quiet: bool = False) -> R
             raise _needs(region, store, name, needed, found[needed].reason)
     if found[name].reason is None:
         return None
-    return _run(STAGES[name], region, store, found, quiet)
+    return _run(STAGES[name], region, store, found, quiet, scheduler)
 
 
-def run_upto(region: Region, store: Store, last: str, quiet: bool = False) -> list[Receipt]:
+def run_upto(
+    region: Region, store: Store, last: str, quiet: bool = False, scheduler: Scheduler = SERIAL
+) -> list[Receipt]:
     """Run whatever is not up to date, from the first stage to `last`; the receipts of what ran."""
     done = []
     for stage in upto(last):
@@ -137,11 +142,13 @@ def run_upto(region: Region, store: Store, last: str, quiet: bool = False) -> li
         reason = found[stage.name].reason
         if reason:
             say(f"{stage.name}: {reason}")
-            done.append(_run(stage, region, store, found, quiet))
+            done.append(_run(stage, region, store, found, quiet, scheduler))
     return done
 
 
-def redo(region: Region, store: Store, first: str, last: str, quiet: bool = False) -> list[Receipt]:
+def redo(
+    region: Region, store: Store, first: str, last: str, quiet: bool = False, scheduler: Scheduler = SERIAL
+) -> list[Receipt]:
     """Run a stage and everything that depends on it again, nothing before or beside it.
 
     Raises Problem where one of them needs another stage that is not up to date.
@@ -152,10 +159,11 @@ def redo(region: Region, store: Store, first: str, last: str, quiet: bool = Fals
         for needed in STAGES[name].reads:
             if needed not in stages and found[needed].reason:
                 raise _needs(region, store, name, needed, found[needed].reason)
+    scheduler.connect()  # before anything is removed
     say(f"redo: {', '.join(stages)}")
     for name in stages:
         store.remove(receipt_name(name))
-    done = [run_alone(region, store, name, quiet) for name in stages]
+    done = [run_alone(region, store, name, quiet, scheduler) for name in stages]
     return [receipt for receipt in done if receipt]
 
 
@@ -167,9 +175,11 @@ def _needs(region: Region, store: Store, name: str, needed: str, reason: str | N
     )
 
 
-def _run(stage: Stage, region: Region, store: Store, found: dict[str, State], quiet: bool) -> Receipt:
+def _run(
+    stage: Stage, region: Region, store: Store, found: dict[str, State], quiet: bool, scheduler: Scheduler
+) -> Receipt:
     started = time.perf_counter()
-    work = Work(region, store, _Tables(store, stage.reads), quiet=quiet)
+    work = Work(region, store, _Tables(store, stage.reads), quiet=quiet, scheduler=scheduler)
     _ensure_worlds(region, work)
     before = found[stage.name].receipt
     files = [*stage.outside(region), *stage.outside_of_inputs(work)]

@@ -31,11 +31,11 @@ def screen_scenes(work: Work) -> Outcome:
     """One file of candidates per scene; a scene whose file is there already is not read again."""
     scenes = work.rows("scenes")
     grid = _Grid(work.cells)
+    near = ((scene, grid.near(scene, work.region.size_px * 10)) for scene in scenes)
     files, count, notes = {}, 0, []
-    for scene in work.track(scenes, len(scenes), "screen"):
-        rows, name = _candidates(scene, grid, work)
-        count += len(rows)
-        files[name] = _write(work, name, rows, scene)
+    for name, sha256, rows in work.jobs(_screen_scene, near, len(scenes), "screen"):
+        count += rows
+        files[name] = sha256
     if not work.cells:
         notes.append("no cell has its centre in the region: it is smaller than a chip")
     work.store.sweep("screen", set(files))
@@ -53,7 +53,11 @@ class _Grid:
             mine = np.flatnonzero(epsg == code)
             self.lon[mine], self.lat[mine] = centres([cells[k] for k in mine])
 
-    def near(self, bounds: tuple[float, float, float, float], side_m: float) -> list[Cell]:
+    def near(self, scene: dict[str, Any], side_m: float) -> list[Cell]:
+        """The cells around the bounds of a scene's footprint."""
+        import shapely
+
+        bounds = shapely.from_wkb(scene["geometry"]).bounds
         lat_margin = side_m / 111_000
         lon_margin = lat_margin / max(0.05, float(np.cos(np.radians(max(abs(bounds[1]), abs(bounds[3]))))))
         west, south, east, north = bounds
@@ -62,15 +66,20 @@ class _Grid:
         return list(self.cells[inside])
 
 
-def _candidates(scene: dict[str, Any], grid: _Grid, work: Work) -> tuple[list[dict[str, Any]], str]:
+def _screen_scene(work: Work, argument: tuple[dict[str, Any], list[Cell]]) -> tuple[str, str, int]:
+    """Job: write the candidates of one scene among the cells near it; file, sha256, number of rows."""
+    scene, cells = argument
+    rows, name = _candidates(scene, cells, work)
+    return name, _write(work, name, rows, scene), len(rows)
+
+
+def _candidates(scene: dict[str, Any], cells: list[Cell], work: Work) -> tuple[list[dict[str, Any]], str]:
     """Candidate rows of a scene, without scene classes, and the file name they belong in."""
     import shapely
 
     footprint = shapely.from_wkb(scene["geometry"])
-    side = work.region.size_px * 10
     rectangle = shapely.box(scene["west"], scene["south"], scene["east"], scene["north"])
     rows = []
-    cells = grid.near(footprint.bounds, side)
     for epsg in sorted({c.epsg for c in cells}):
         mine = [c for c in cells if c.epsg == epsg]
         squares = shapely.box(*np.array([c.bounds for c in mine], float).T)
@@ -151,7 +160,8 @@ def _add_scene_classes(rows: list[dict[str, Any]], href: str) -> None:
     for (epsg, _), members in sorted(strips.items()):
         boxes = np.array([cell.bounds for _, cell in members], float)
         bounds = (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))
-        strip = raster.read_window(href, raster.bounds_in(bounds, epsg, crs) if crs != epsg else bounds)
+        read = raster.read_window(href, raster.bounds_in(bounds, epsg, crs) if crs != epsg else bounds)
+        strip = None if read is None else raster.pixels_of(read)
         for row, cell in members:
             west, _, _, north = cell.bounds
             target = raster.Target(epsg, west, north, 20, cell.size_px // 2)

@@ -1,36 +1,35 @@
-"""Stage shards: pixels + captions -> WebDataset tars, their index, the `wids` lists and the dataset card."""
+"""Stage shards: pixels + captions -> WebDataset tars, their index, the `wids` lists and the dataset card.
+
+Tables stay columns here: as Python rows, the chips of a country would take some GB.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
-import tarfile
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES, VOCABULARY_VERSION
 from pipeline import card, tables
-from pipeline.pixels import read_chip
+from pipeline.receipt import digest
 from pipeline.region import Region
-from pipeline.sample import (
-    DTYPE,
-    FORMAT_VERSION,
-    GROUPS,
-    SENSORS,
-    SPLITS,
-    UNIT,
-    arrays_sha256,
-    quicklook_jpeg,
-    to_npy,
-)
-from pipeline.store import file_sha256
+from pipeline.sample import DTYPE, FORMAT_VERSION, GROUPS, SENSORS, SPLITS, UNIT
+from pipeline.tars import PLACES, PLAN, RECEIPTS, Tar, TarReceipt, samples_per_tar, write_tar
 from pipeline.work import Outcome, Work
 
-VERSION = 1
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CHIP = (
+    "chip_id", "cell", "size_px", "epsg", "west", "south", "east", "north", "lon", "lat", "sensor", "source",
+    "collection", "scene", "platform", "datetime", "orbit",
+)  # fmt: skip
+CAPTION = (
+    "block", "split", "label_mask", "known_mask", "labels", "caption_paper", "caption_rich", "template", "events",
+)  # fmt: skip
+PIXEL = ("part", "row", "sha256")
 
 
 def params(region: Region) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def params(region: Region) -> dict[str, Any]:
 def pack_shards(work: Work) -> Outcome:
     """Tars of about `shard_mb` per split and sensor; samples in an order that a seeded hash of the chip_id decides."""
     samples, dropped = _samples(work)
-    if not samples:
+    if not samples.num_rows:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items())) or "there is no chip"
         raise Problem(
             f"no chip is left to pack: {reasons}",
@@ -59,143 +58,90 @@ def pack_shards(work: Work) -> Outcome:
         )
     # Tars are replaced one by one: until they all are, no index may say that this folder is whole.
     work.store.remove("shards/shards.json")
-    files: dict[str, str] = {}
-    lists: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    index: list[dict[str, Any]] = []
-    stream = iter(work.track(samples, len(samples), "shards"))
-    for (split, sensor), members in _by_kind(samples).items():
-        tars = _write_tars(work, f"{split}-{sensor}", (next(stream) for _ in members), index)
-        lists[split, sensor] = tars
-        files |= {f"shards/{tar['url']}": tar["sha256"] for tar in tars}
-        files |= _json(work, f"shards/{split}-{sensor}.json", _wids(work.region, split, sensor, tars))
-    files |= _write_index(work, index, lists)
+    slices = plan_tars(samples, work.region)
+    plan = digest([[name, samples["sha256"][first].as_py(), count] for name, first, count in slices])
+    work.store.write(PLAN, json.dumps(plan).encode())
+    tars = (Tar(name, _rows(samples, first, count), plan) for name, first, count in slices)
+    done = list(work.jobs(write_tar, tars, len(slices), "shards"))
+    files = {f"shards/{tar.url}": tar.sha256 for tar in done}
+    files |= _write_index(work, _index(samples, done), done)
     work.store.sweep("shards", set(files))
-    counts = Counter((s["chip"]["sensor"], s["caption"]["split"]) for s in samples)
+    work.store.sweep(RECEIPTS, {PLAN, *(f"{RECEIPTS}/{tar.url}.json" for tar in done)})
+    counts = Counter(zip(samples["sensor"].to_pylist(), samples["split"].to_pylist(), strict=True))
     notes = ["samples: " + ", ".join(f"{n} {sensor} {split}" for (sensor, split), n in sorted(counts.items()))]
-    total = len(samples) + sum(dropped.values())
-    return Outcome(total, files=files, kept=len(samples), dropped=dropped, notes=notes)
+    total = samples.num_rows + sum(dropped.values())
+    return Outcome(total, files=files, kept=samples.num_rows, dropped=dropped, notes=notes)
 
 
-def _samples(work: Work) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """What goes into the tars, in order, and why the other chips do not."""
-    captions = {row["chip_id"]: row for row in work.rows("captions")}
-    pixels = {row["chip_id"]: row for row in work.rows("pixels")}
-    dropped: Counter[str] = Counter()
-    samples = []
-    for chip in work.rows("chips"):
-        caption, pixel = captions[chip["chip_id"]], pixels[chip["chip_id"]]
-        reason = chip["dropped"] or pixel["dropped"] or caption["dropped"]
-        if reason:
-            dropped[reason.split(":")[0]] += 1
-        else:
-            samples.append({"chip": chip, "caption": caption, "pixel": pixel})
-    seed = work.region.shards.seed
+def _samples(work: Work) -> tuple[pa.Table, Counter[str]]:
+    """What goes into the tars, in order, with the columns of CHIP, CAPTION and PIXEL; and why other chips do not."""
+    import pyarrow.compute as pc
 
-    def place(sample: dict[str, Any]) -> tuple[int, int, bytes, str]:
-        name = sample["chip"]["chip_id"]
+    chips = work.tables["chips"]
+    table, reasons = chips.select(CHIP), [chips["dropped"]]
+    for stage, columns in (("pixels", PIXEL), ("captions", CAPTION)):
+        other = work.tables[stage]
+        row = pc.index_in(chips["chip_id"], other["chip_id"])
+        if row.null_count:
+            raise AssertionError(f"{row.null_count} chips are not in {stage}")
+        reasons.append(other["dropped"].take(row))
+        for name in columns:
+            table = table.append_column(other.schema.field(name), other[name].take(row))
+    reason = pc.coalesce(*reasons)
+    dropped = Counter(text.split(":")[0] for text in reason.drop_null().to_pylist())
+    kept = table.filter(pc.is_null(reason))
+    return kept.take(_order(kept, work.region.shards.seed)).combine_chunks(), dropped
+
+
+def _order(table: pa.Table, seed: int) -> list[int]:
+    """Rows by split, sensor, and a seeded hash of the chip_id."""
+
+    def place(sample: tuple[int, str, str, str]) -> tuple[int, int, bytes, str]:
+        _, split, sensor, name = sample
         key = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-        return SPLITS.index(sample["caption"]["split"]), SENSORS.index(sample["chip"]["sensor"]), key, name
+        return SPLITS.index(split), SENSORS.index(sensor), key, name
 
-    return sorted(samples, key=place), dropped
-
-
-def _by_kind(samples: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for sample in samples:
-        kinds.setdefault((sample["caption"]["split"], sample["chip"]["sensor"]), []).append(sample)
-    return kinds
+    columns = [table[name].to_pylist() for name in ("split", "sensor", "chip_id")]
+    rows = zip(range(table.num_rows), *columns, strict=True)
+    return [row[0] for row in sorted(rows, key=place)]
 
 
-def _write_tars(
-    work: Work, stem: str, samples: Iterator[dict[str, Any]], index: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Fill tar after tar; a tar is closed with the sample that takes it to `shard_mb`."""
-    tars: list[dict[str, Any]] = []
-    limit = work.region.shards.shard_mb * 1e6
-    sample = next(samples, None)
-    while sample is not None:
-        name = f"{stem}-{len(tars):06d}.tar"
-        draft = work.store.draft(f"shards/{name}")
-        written: list[dict[str, Any]] = []
-        with draft.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                while sample is not None and (not written or tar.offset < limit):
-                    for member, data in members_of(sample, work):
-                        _add(tar, member, data)
-                    written.append(sample)
-                    sample = next(samples, None)
-            file.flush()
-            os.fsync(file.fileno())
-        index += _index_rows(draft, name, written)
-        size, sha256 = draft.stat().st_size, file_sha256(draft)
-        work.store.adopt(draft, f"shards/{name}")
-        tars.append({"url": name, "nsamples": len(written), "bytes": size, "sha256": sha256})
+def plan_tars(samples: pa.Table, region: Region) -> list[tuple[str, int, int]]:
+    """Name, first sample and number of samples of each tar; samples are in order."""
+    kinds = Counter(zip(samples["split"].to_pylist(), samples["sensor"].to_pylist(), strict=True))
+    tars, first = [], 0
+    for (split, sensor), count in kinds.items():  # in the order of the samples
+        each = samples_per_tar(sensor, region.size_px, region.shards.quicklook, region.shards.shard_mb)
+        for k, start in enumerate(range(0, count, each)):
+            tars.append((f"{split}-{sensor}-{k:06d}.tar", first + start, min(each, count - start)))
+        first += count
     return tars
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """A member whose header holds nothing but its name and size, so that a rebuilt tar has the same bytes."""
-    info = tarfile.TarInfo(name)
-    info.size, info.mtime, info.mode = len(data), 0, 0o644
-    tar.addfile(info, io.BytesIO(data))
+def _rows(samples: pa.Table, first: int, count: int) -> pa.Table:
+    """Some rows with buffers of their own: a slice would travel with those of the whole table."""
+    return samples.take(list(range(first, first + count))).combine_chunks()
 
 
-def members_of(sample: dict[str, Any], work: Work) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each member of a sample, in the order of DESIGN §5."""
-    chip, caption, pixel = sample["chip"], sample["caption"], sample["pixel"]
-    key, sensor = chip["chip_id"], chip["sensor"]
-    arrays = read_chip(work.store, pixel["part"], pixel["row"], sensor, chip["size_px"])
-    if arrays_sha256([arrays[g.name] for g in GROUPS[sensor]]) != pixel["sha256"]:
-        raise Problem(
-            f"the stored pixels of {key} are damaged", where=pixel["part"], fix="make redo STAGE=pixels", code=4
-        )
-    for group in GROUPS[sensor]:
-        yield f"{key}.{group.name}.npy", to_npy(arrays[group.name])
-    yield f"{key}.txt", caption[f"caption_{work.region.captions.style}"].encode()
-    yield f"{key}.json", (json.dumps(record_of(chip, caption, work.region), sort_keys=True) + "\n").encode()
-    if work.region.shards.quicklook:
-        yield f"{key}.jpg", quicklook_jpeg(arrays, sensor)
+def _index(samples: pa.Table, tars: list[TarReceipt]) -> pa.Table:
+    import pyarrow as pa
 
-
-def record_of(chip: dict[str, Any], caption: dict[str, Any], region: Region) -> dict[str, Any]:
-    """The `.json` member: what is known of a sample besides its pixels."""
-    keys = ("chip_id", "cell", "sensor", "scene", "collection", "platform", "orbit", "epsg", "lon", "lat")
-    sources = [chip["source"], *sorted({label["source"] for label in caption["labels"]})]
-    licences = {event.id: event.licence for event in region.events}
-    return {
-        **{key: chip[key] for key in keys},
-        **{key: caption[key] for key in ("block", "labels", "label_mask", "known_mask", "events", "split", "template")},
-        "datetime": f"{chip['datetime']:%Y-%m-%dT%H:%M:%SZ}",
-        "bounds": [chip[side] for side in ("west", "south", "east", "north")],
-        "captions": {"paper": caption["caption_paper"], "rich": caption["caption_rich"]},
-        "licence": "; ".join(dict.fromkeys(licences.get(s) or region.source(s).licence for s in sources)),
-    }
-
-
-def _index_rows(draft: Any, name: str, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Index rows of a finished tar, with offsets read back from it."""
-    with tarfile.open(draft, "r:") as tar:
-        places = {member.name: (member.offset_data, member.size) for member in tar}
-    rows = []
-    for sample in samples:
-        chip, caption = sample["chip"], sample["caption"]
-        row = {k: chip[k] for k in ("chip_id", "cell", "sensor", "scene", "platform", "datetime", "orbit", "size_px")}
-        row |= {k: caption[k] for k in ("block", "split", "label_mask", "known_mask", "events")}
-        row |= {k: caption[k] for k in ("caption_paper", "caption_rich")} | {"lon": chip["lon"], "lat": chip["lat"]}
-        for group in ("10m", "20m", "60m"):
-            offset, length = places.get(f"{chip['chip_id']}.{group}.npy", (None, None))
-            row |= {f"offset_{group}": offset, f"length_{group}": length}
-        rows.append(row | {"shard": name, "sha256": sample["pixel"]["sha256"]})
-    return rows
+    columns = {name: samples[name] for name in tables.INDEX.names if name in samples.schema.names}
+    columns["shard"] = pa.array([tar.url for tar in tars for _ in range(tar.nsamples)])
+    for name in PLACES:
+        columns[name] = pa.array([value for tar in tars for value in tar.places[name]], pa.int64())
+    table = pa.table([columns[name] for name in tables.INDEX.names], names=tables.INDEX.names)
+    return table.cast(tables.INDEX).combine_chunks()
 
 
 def _wids(region: Region, split: str, sensor: str, tars: list[dict[str, Any]]) -> dict[str, Any]:
     """The shard-index layout of the `wids` package: tars beside this file."""
+    keys = ("url", "nsamples", "bytes", "sha256")
     return {
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
         "name": f"{region.name}-{split}-{sensor}",
-        "shardlist": [{**tar, "filesize": tar["bytes"]} for tar in tars],
+        "shardlist": [{**{key: tar[key] for key in keys}, "filesize": tar["bytes"]} for tar in tars],
     }
 
 
@@ -203,14 +149,19 @@ def _json(work: Work, name: str, value: Any) -> dict[str, str]:
     return {name: work.store.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())}
 
 
-def _write_index(
-    work: Work, index: list[dict[str, Any]], lists: dict[tuple[str, str], list[dict[str, Any]]]
-) -> dict[str, str]:
-    """index.parquet, README.md and, last, shards.json, which names them all."""
+def _write_index(work: Work, index: pa.Table, tars: list[TarReceipt]) -> dict[str, str]:
+    """The `wids` lists, index.parquet, README.md and, last, shards.json, which names them all."""
     region, name = work.region, "shards/index.parquet"
-    table = tables.table_of([{k: row[k] for k in tables.INDEX.names} for row in index], tables.INDEX)
-    files = {name: tables.write_table(work.store, name, table, tables.INDEX)}
-    shards = [{**tar, "split": split, "sensor": sensor} for (split, sensor), tars in lists.items() for tar in tars]
+    shards: list[dict[str, Any]] = [
+        {"url": t.url, "nsamples": t.nsamples, "bytes": t.bytes, "sha256": t.sha256, "split": split, "sensor": sensor}
+        for t in tars
+        for split, sensor, _ in [t.url.split("-")]
+    ]
+    files: dict[str, str] = {}
+    for split, sensor in dict.fromkeys((s["split"], s["sensor"]) for s in shards):
+        mine = [s for s in shards if (s["split"], s["sensor"]) == (split, sensor)]
+        files |= _json(work, f"shards/{split}-{sensor}.json", _wids(region, split, sensor, mine))
+    files[name] = tables.write_table(work.store, name, index, tables.INDEX)
     about = {
         "format_version": FORMAT_VERSION,
         "region": region.name,
@@ -224,5 +175,6 @@ def _write_index(
         "shards": shards,
         "index": {"file": "index.parquet", "sha256": files[name]},
     }
-    files["shards/README.md"] = work.store.write("shards/README.md", card.text(region, index, shards).encode())
+    rows = index.select(["split", "sensor", "label_mask", "datetime"]).to_pylist()
+    files["shards/README.md"] = work.store.write("shards/README.md", card.text(region, rows, shards).encode())
     return files | _json(work, "shards/shards.json", about)

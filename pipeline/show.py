@@ -10,7 +10,7 @@ import numpy as np
 from harmonize.problem import Problem, nearest
 from pipeline import tables
 from pipeline.grid import parse_cell
-from pipeline.pixels import read_chip
+from pipeline.parts import read_chip
 from pipeline.sample import CANONICAL_BANDS, SENSORS, UNIT, quicklook, stack_canonical
 from pipeline.store import Store
 

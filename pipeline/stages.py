@@ -49,7 +49,7 @@ STAGES = {
             chips.choose_chips, chips.params, chips.outside,
         ),
         Stage(
-            "pixels", 1, ("scenes", "chips"), "pixels.parquet", "reads strips, harmonises, cuts and stores chips",
+            "pixels", 2, ("scenes", "chips"), "pixels.parquet", "reads strips, harmonises, cuts and stores chips",
             pixels.cut_pixels, pixels.params, outside_of_inputs=pixels.outside,
         ),
         Stage(

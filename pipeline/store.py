@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,17 @@ class Store:
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
         self.remote = "://" in root
+        self.writer = ""
+        """Part of a draft's name: a job that was given up may still be writing the file that another one writes."""
         self._fs: Any = None
         if self.remote:
             self._fs, self.root = _bucket(self.root)
+
+    def absolute(self) -> Store:
+        """The same place for a process with another working directory."""
+        if self.remote:
+            return self
+        return Store(str(Path(self.root).resolve()))
 
     def path(self, name: str) -> str:
         if name.startswith("/") or ".." in name.split("/"):
@@ -57,8 +67,19 @@ class Store:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Problem(f"cannot write here: {error.strerror}", where=self.root, fix="name another OUT") from None
-        # One name per file: what a killed run left is written over, not left lying.
-        return target.with_name(f".{target.name}.tmp")
+        # One name per file and writer: what a killed run left is written over or swept, not left lying.
+        return target.with_name(f".{target.name}{self.writer}.tmp")
+
+    @contextlib.contextmanager
+    def drafting(self, name: str) -> Iterator[Path]:
+        """A draft to write and fsync in the block; it is put in its place at the end, or removed if the block fails."""
+        draft = self.draft(name)
+        try:
+            yield draft
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        self.adopt(draft, name)
 
     def adopt(self, draft: Path, name: str) -> None:
         """Put a finished draft in its place; it must have been fsynced."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pipeline.cluster import SERIAL, Scheduler
 from pipeline.sandbox import SCHEME, path_of
 from pipeline.sandbox import VERSION as WORLD_VERSION
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.store import Store
 
 T = TypeVar("T")
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 @dataclass
@@ -33,6 +36,7 @@ class Work:
     digests: dict[str, str] = field(default_factory=dict)
     """sha256 of outside files, by absolute path."""
     quiet: bool = False
+    scheduler: Scheduler = SERIAL
 
     @functools.cached_property
     def area(self) -> shapely.Geometry:
@@ -48,14 +52,44 @@ class Work:
 
         return cells_of(self.area, self.region.size_px)
 
-    def rows(self, stage: str) -> list[dict[str, Any]]:
-        return self.tables[stage].to_pylist()
+    def rows(self, stage: str, columns: Iterable[str] | None = None) -> list[dict[str, Any]]:
+        """A table's rows; with `columns` only those, since a row of all of chips takes some 2 kB."""
+        table = self.tables[stage]
+        return (table if columns is None else table.select(list(columns))).to_pylist()
 
     def track(self, things: Iterable[T], total: int, what: str) -> Iterator[T]:
         """The things, with a progress bar (rate and remaining time) where somebody looks."""
         from pipeline.progress import track
 
         return track(things, total, what, quiet=self.quiet)
+
+    def jobs(
+        self,
+        function: Callable[[Work, A], R],
+        arguments: Iterable[A],
+        total: int,
+        what: str,
+        dropped: Callable[[R], Mapping[str, int]] = lambda _: {},
+    ) -> Iterator[R]:
+        """`function(work, argument)` for each argument, wherever the scheduler runs it; results in their order.
+
+        The function is module-level and gets this work `for_jobs`; arguments and results are small and can be pickled.
+        `dropped` says of a result how many rows it lost by reason, for the progress bar.
+        """
+        from pipeline.progress import Progress
+
+        with Progress(what, total, self.quiet) as progress:
+            yield from self.scheduler.run(
+                function, self.for_jobs(), arguments, total, lambda result: progress.advance(dropped(result))
+            )
+
+    def for_jobs(self) -> Work:
+        """What a job gets: the region and its folder by absolute paths, since it may run elsewhere; no tables."""
+        path, world = self.region.path.resolve(), self.region.world
+        region = self.region.model_copy(
+            update={"path": path, "world": world if "://" in str(world) else world.resolve()}
+        )
+        return Work(region, self.store.absolute(), {}, quiet=True)
 
     def content_of(self, href: str) -> str:
         """What stands for an href's bytes in hashes: the sha256 of a local file, else the address; the sample world's

@@ -23,7 +23,7 @@ from pipeline.sandbox.landscape import Ground, draw_ground, load_ground, save_gr
 from pipeline.sandbox.places import BY_NAME, PLACES, SEED, Size, size_named
 from pipeline.sandbox.sampling import seen_side
 
-Run = Callable[[Callable[[Any, Any], None], Sequence[Any], int, str], Iterable[Any]]
+Run = Callable[[Callable[[Any, Any], Any], Sequence[Any], int, str], Iterable[Any]]
 """How jobs are spread over processes, as `Work.jobs` does it: function of (work, argument), arguments, number, what."""
 DONE = "world.json"
 
@@ -44,7 +44,7 @@ class World:
         return f"{SCHEME}{self.size.name}/{name}"
 
 
-def one_by_one(function: Callable[[Any, Any], None], arguments: Sequence[Any], total: int, what: str) -> Iterable[Any]:
+def one_by_one(function: Callable[[Any, Any], Any], arguments: Sequence[Any], total: int, what: str) -> Iterable[Any]:
     """Every job in this process."""
     return (function(None, argument) for argument in arguments)
 

@@ -1,0 +1,274 @@
+"""Where the jobs of a stage run: in this process, on processes of this machine, or on a dask scheduler somewhere.
+
+A job is a module-level function of a `Work` without tables and one small argument. It opens its own rasters, writes
+its own files and gives back a small receipt. Futures only, a few per worker at a time: the scheduler never holds half a
+million of them, and no array travels. Results come in the order of the arguments, so that what a stage writes does not
+depend on where and in which order its jobs ran.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import pickle
+import queue
+import signal
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from harmonize.problem import Problem
+from pipeline.worker import about, perform
+
+if TYPE_CHECKING:
+    from distributed import Client, Future, LocalCluster
+
+    from pipeline.work import Work
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+AHEAD = 4
+"""Jobs submitted per worker thread: one runs, the others wait beside it."""
+DEATHS = 3
+"""A job is given up when this many workers died under it."""
+START_IF_S = 5.0
+"""A local cluster is started when the first jobs, done here, say that the rest takes longer: starting costs 2-4 s."""
+ANSWER_S = 5
+"""How long a scheduler's address may take to answer."""
+WORKERS_S = 60
+"""How long to wait for a first worker, and for the scheduler or a worker to come back."""
+
+
+class Scheduler:
+    """Runs jobs. `serial`: one after another in this process. Empty: processes of this machine, started when they
+    pay. Otherwise the address of a dask scheduler. Use it in a `with` block: leaving it leaves no process behind.
+    """
+
+    def __init__(self, address: str = "serial") -> None:
+        self.address = address
+        self._client: Client | None = None
+        self._cluster: LocalCluster | None = None
+
+    def __enter__(self) -> Scheduler:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def run(
+        self,
+        function: Callable[[Work, A], R],
+        work: Work,
+        arguments: Iterable[A],
+        total: int,
+        done: Callable[[R], None] = lambda _: None,
+    ) -> Iterator[R]:
+        """Results in the order of the arguments; `done` is called with each as soon as it is there.
+
+        Raises what a job raises: a Problem arrives as itself.
+        """
+        left = iter(arguments)
+        self.connect()
+        if self._client is None:
+            yield from self._here(function, work, left, total, done)
+        if self._client is not None:
+            yield from self._there(function, work, left, done)
+
+    def _here(
+        self, function: Callable[[Work, A], R], work: Work, left: Iterator[A], total: int, done: Callable[[R], None]
+    ) -> Iterator[R]:
+        """In this process: all of the jobs, or as many as it takes to see that a local cluster pays."""
+        started = time.perf_counter()
+        for count, argument in enumerate(left, start=1):
+            result = function(work, argument)
+            done(result)
+            yield result
+            rest = (time.perf_counter() - started) / count * (total - count)
+            if self.address != "serial" and total - count > 1 and rest >= START_IF_S:
+                self._start()
+                return
+
+    def _there(
+        self, function: Callable[[Work, A], R], work: Work, left: Iterator[A], done: Callable[[R], None]
+    ) -> Iterator[R]:
+        waiting: collections.deque[Future] = collections.deque()
+        ready: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        running: set[Future] = set()
+        finished: dict[Any, R | Exception] = {}
+        try:
+            while True:
+                for argument in self._room(left, running):
+                    future = self._submit(function, work, argument)
+                    waiting.append(future)
+                    running.add(future)
+                    future.add_done_callback(ready.put)
+                if not waiting:
+                    return
+                future = self._next(ready)
+                running.discard(future)
+                finished[future.key] = outcome = _outcome(future, function, self._where)
+                if isinstance(outcome, Exception):
+                    left = iter(())  # jobs before this one may fail too: the first in order is told, as in one process
+                else:
+                    done(outcome)
+                while waiting and waiting[0].key in finished:
+                    outcome = finished.pop(waiting.popleft().key)
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    yield outcome
+        finally:
+            if running and self._client is not None:
+                with contextlib.suppress(Exception):  # on the way out of an error that matters more
+                    self._client.cancel(list(running), force=True)
+
+    def _room(self, left: Iterator[A], running: set[Future]) -> Iterator[A]:
+        """Arguments for as many more jobs as may be submitted now; running grows while they are taken."""
+        assert self._client is not None
+        limit = AHEAD * max(1, sum(self._threads()))
+        while len(running) < limit:
+            try:
+                yield next(left)
+            except StopIteration:
+                return
+
+    def _threads(self) -> list[int]:
+        """Threads of each worker, as far as this process has heard."""
+        assert self._client is not None
+        return [worker["nthreads"] for worker in self._client.scheduler_info()["workers"].values()]
+
+    def _submit(self, function: Callable[[Work, A], R], work: Work, argument: A) -> Future:
+        assert self._client is not None
+        # Pickled here, or dask would search every argument for futures.
+        job = pickle.dumps((function, work, argument), protocol=5)
+        key = f"{function.__name__.strip('_')}-{uuid.uuid4().hex}"
+        return self._client.submit(perform, about(), job, key=key, pure=False)
+
+    def _next(self, ready: queue.SimpleQueue[Future]) -> Future:
+        """The next finished job; Problem where for WORKERS_S no scheduler or no worker has been there."""
+        assert self._client is not None
+        alone_since = time.monotonic()
+        while True:
+            try:
+                return ready.get(timeout=1)
+            except queue.Empty:
+                pass
+            if self._client.status == "running" and self._threads():
+                alone_since = time.monotonic()
+            elif time.monotonic() - alone_since > WORKERS_S:
+                raise Problem(
+                    f"for {WORKERS_S} s no worker has been there", where=self._where, fix=_START_WORKERS, code=1
+                )
+
+    @property
+    def _where(self) -> str:
+        return f"SCHEDULER={self.address}" if self.address else "the local cluster"
+
+    def _start(self) -> None:
+        """A cluster of one process per core of this machine."""
+        import dask.config
+        from dask.system import CPU_COUNT
+        from distributed import Client, LocalCluster
+
+        dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1})
+        try:
+            with _sigint_blocked():
+                self._cluster = LocalCluster(
+                    n_workers=CPU_COUNT,
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",  # no address at all would be port 8787
+                    memory_limit=0,  # a job's arrays are not dask's to spill; a paused worker would only stand still
+                    silence_logs=logging.CRITICAL,
+                )
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise Problem(
+                f"no local cluster could be started: {error}",
+                fix="python -m pipeline … --scheduler serial runs the jobs one after another",
+                code=1,
+            ) from None
+        self._client = Client(self._cluster, set_as_default=False)
+
+    def connect(self) -> None:
+        """Reach the scheduler at the address, where there is one, and wait for a first worker. Raises Problem."""
+        if self._client is not None or self.address in ("", "serial"):
+            return
+        from distributed import Client
+        from distributed.comm import get_address_host_port
+
+        for name in ("distributed", "tornado.application"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        try:
+            get_address_host_port(self.address)  # raises here, since a client that cannot be made is not quiet about it
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of versions: our own check is stricter and says what to do
+                self._client = Client(self.address, timeout=ANSWER_S, set_as_default=False)
+        except (OSError, ValueError, TimeoutError, RuntimeError) as error:
+            raise Problem(
+                f"no dask scheduler answers: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                where=self._where,
+                fix="check the address (tcp://host:8786, as `dask scheduler` prints it); empty is this machine",
+            ) from None
+        if not self._threads():
+            print(f"waiting up to {WORKERS_S} s for workers at {self.address}", file=sys.stderr, flush=True)
+            try:
+                self._client.wait_for_workers(1, timeout=WORKERS_S)
+            except TimeoutError:
+                raise Problem("the scheduler has no workers", where=self._where, fix=_START_WORKERS) from None
+
+    def close(self) -> None:
+        """Let go of the scheduler; a local cluster's processes end."""
+        client, cluster, self._client, self._cluster = self._client, self._cluster, None, None
+        if client is not None:
+            with contextlib.suppress(TimeoutError, OSError):
+                client.close(timeout=2)
+        if cluster is not None:
+            with contextlib.suppress(TimeoutError, OSError):
+                cluster.close(timeout=5)
+
+
+SERIAL = Scheduler("serial")
+_START_WORKERS = "dask worker <address> --nworkers auto --nthreads 1, in the same environment and with the same files"
+
+
+@contextlib.contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Threads started in the block, and the workers they start then or later, never see Ctrl-C: it is ours to handle.
+
+    A terminal sends it to all processes at once; workers would die over it, and say so at length.
+    """
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # its start would let the signal in again, in the thread that needs it first
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _outcome(future: Future, function: Callable[..., Any], where: str) -> Any:
+    """What a job gave back, or the exception it ended with; what dask says of its own becomes a Problem."""
+    from distributed import CancelledError, KilledWorker
+
+    again = "start scheduler and workers in the same environment, again after every change of the code"
+    try:
+        return future.result()
+    except KilledWorker:
+        what = f"{DEATHS} workers died over one job of {function.__name__.strip('_')}: out of memory, or a bad file"
+        fix = "run again with --scheduler serial to see it happen, or with fewer workers"
+        return Problem(what, where=where, fix=fix, code=1)
+    except CancelledError:
+        return Problem("the scheduler went away", where=where, fix="run the same command again", code=1)
+    except ImportError as error:
+        return Problem(f"a worker does not have this version of closp: {error}", where=where, fix=again)
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error):
+            what = f"the scheduler does not have this version of closp: {error.__cause__ or error}"
+            return Problem(what, where=where, fix=again)
+        return error

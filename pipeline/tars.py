@@ -1,0 +1,186 @@
+"""One tar of samples: how many fit, its members, and the job that writes it."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harmonize.problem import Problem
+from pipeline.parts import read_chip
+from pipeline.receipt import canonical, digest
+from pipeline.sample import DTYPE, GROUPS, arrays_sha256, group_shape, quicklook_jpeg, to_npy
+from pipeline.store import file_sha256
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.region import Region
+    from pipeline.work import Work
+
+VERSION = 2
+RECEIPTS = "receipts/tars"
+PLAN = f"{RECEIPTS}/plan.json"
+TEXT_BYTES = 3072
+"""Planned for caption and record with their headers: 1024 + 2048 (the real samples have 1024 + 1536 or 2048)."""
+QUICKLOOK_BYTES_PX = {"s1": 0.9, "s2": 0.55}
+"""Planned for the quick look: bytes of JPEG a pixel (measured on the real samples, mean: speckle 0.90, S2 0.56)."""
+PLACES = [f"{what}_{group}" for group in ("10m", "20m", "60m") for what in ("offset", "length")]
+"""Columns of the index that only the finished tar knows."""
+
+
+@dataclass(frozen=True)
+class Tar:
+    """What one job needs to write one tar."""
+
+    name: str
+    samples: pa.Table
+    """A row per sample: columns of chips, captions and pixels."""
+    plan: str
+    """Identity of the run's plan: a job that was given up must not replace a tar of a later plan."""
+
+
+@dataclass(frozen=True)
+class TarReceipt:
+    """A finished tar."""
+
+    url: str
+    nsamples: int
+    bytes: int
+    sha256: str
+    key: str
+    """Hash of all that decides its bytes."""
+    places: dict[str, list[int | None]]
+    """Column of PLACES -> value of each sample, read back from the tar."""
+
+
+def samples_per_tar(sensor: str, size_px: int, quicklook: bool, shard_mb: float) -> int:
+    """How many samples make a tar of about `shard_mb`: a pure function, so tars are planned before any is written."""
+    return max(1, round(shard_mb * 1e6 / planned_bytes(sensor, size_px, quicklook)))
+
+
+def planned_bytes(sensor: str, size_px: int, quicklook: bool) -> int:
+    """Bytes of a sample in a tar: arrays are counted exactly, text and quick look as planned above."""
+    itemsize = np.dtype(DTYPE[sensor]).itemsize
+    arrays = sum(_member(128 + itemsize * math.prod(group_shape(group, size_px))) for group in GROUPS[sensor])
+    look = _member(round(QUICKLOOK_BYTES_PX[sensor] * size_px**2)) if quicklook else 0
+    return arrays + TEXT_BYTES + look
+
+
+def _member(size: int) -> int:
+    """Bytes of a tar member: a header and the data, padded to blocks of 512."""
+    return 512 + math.ceil(size / 512) * 512
+
+
+def write_tar(work: Work, tar: Tar) -> TarReceipt:
+    """Job: write one tar, unless a killed run has left it whole."""
+    samples = tar.samples.to_pylist()
+    region = work.region
+    decides = [VERSION, region.captions.style, region.shards.quicklook]
+    key = digest([*decides, [[s["sha256"], canonical(record_of(s, region)), s[_text(region)]] for s in samples]])
+    receipt = f"{RECEIPTS}/{tar.name}.json"
+    done = _whole(work, receipt, tar.name, key)
+    if done:
+        return done
+    with work.store.drafting(f"shards/{tar.name}") as draft:
+        _fill(draft, samples, work)
+        size, sha256, places = draft.stat().st_size, file_sha256(draft), _places(draft, samples)
+        _still_planned(work, tar)
+    done = TarReceipt(tar.name, len(samples), size, sha256, key, places)
+    work.store.write(receipt, canonical(asdict(done)).encode())
+    return done
+
+
+def _fill(draft: Path, samples: list[dict[str, Any]], work: Work) -> None:
+    with draft.open("wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for sample in samples:
+                for member, data in members_of(sample, work):
+                    _add(tar, member, data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _whole(work: Work, receipt: str, name: str, key: str) -> TarReceipt | None:
+    """The receipt of a tar that is there with just these samples and the bytes that were written then."""
+    store = work.store
+    if not (store.exists(receipt) and store.exists(f"shards/{name}")):
+        return None
+    try:
+        found = TarReceipt(**json.loads(store.read(receipt)))
+    except (ValueError, TypeError):
+        return None  # half written by a machine that went down: the tar is written again
+    if found.key != key or store.remote:
+        return None  # a bucket's tar would have to be fetched to be checked
+    return found if file_sha256(store.local(f"shards/{name}")) == found.sha256 else None
+
+
+def _still_planned(work: Work, tar: Tar) -> None:
+    if not work.store.exists(PLAN) or json.loads(work.store.read(PLAN)) != tar.plan:
+        raise Problem(
+            f"another run plans other tars in this folder, so {tar.name} is not put there",
+            where=f"{work.store.root}/shards",
+            fix="let one run at a time write a region",
+            code=1,
+        )
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """A member whose header holds nothing but its name and size, so that a rebuilt tar has the same bytes."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = len(data), 0, 0o644
+    tar.addfile(info, io.BytesIO(data))
+
+
+def members_of(sample: dict[str, Any], work: Work) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each member of a sample, in the order of DESIGN §5."""
+    key, sensor = sample["chip_id"], sample["sensor"]
+    arrays = read_chip(work.store, sample["part"], sample["row"], sensor, sample["size_px"])
+    if arrays_sha256([arrays[g.name] for g in GROUPS[sensor]]) != sample["sha256"]:
+        raise Problem(
+            f"the stored pixels of {key} are damaged", where=sample["part"], fix="make redo STAGE=pixels", code=4
+        )
+    for group in GROUPS[sensor]:
+        yield f"{key}.{group.name}.npy", to_npy(arrays[group.name])
+    yield f"{key}.txt", sample[_text(work.region)].encode()
+    yield f"{key}.json", (json.dumps(record_of(sample, work.region), sort_keys=True) + "\n").encode()
+    if work.region.shards.quicklook:
+        yield f"{key}.jpg", quicklook_jpeg(arrays, sensor)
+
+
+def _text(region: Region) -> str:
+    return f"caption_{region.captions.style}"
+
+
+def record_of(sample: dict[str, Any], region: Region) -> dict[str, Any]:
+    """The `.json` member: what is known of a sample besides its pixels."""
+    chip = ("chip_id", "cell", "sensor", "scene", "collection", "platform", "orbit", "epsg", "lon", "lat")
+    caption = ("block", "labels", "label_mask", "known_mask", "events", "split", "template")
+    sources = [sample["source"], *sorted({label["source"] for label in sample["labels"]})]
+    licences = {event.id: event.licence for event in region.events}
+    return {
+        **{key: sample[key] for key in (*chip, *caption)},
+        "datetime": f"{sample['datetime']:%Y-%m-%dT%H:%M:%SZ}",
+        "bounds": [sample[side] for side in ("west", "south", "east", "north")],
+        "captions": {"paper": sample["caption_paper"], "rich": sample["caption_rich"]},
+        "licence": "; ".join(dict.fromkeys(licences.get(s) or region.source(s).licence for s in sources)),
+    }
+
+
+def _places(draft: Path, samples: list[dict[str, Any]]) -> dict[str, list[int | None]]:
+    """Offset and length of every array, read back from the finished tar."""
+    with tarfile.open(draft, "r:") as tar:
+        found = {member.name: {"offset": member.offset_data, "length": member.size} for member in tar}
+    places: dict[str, list[int | None]] = {}
+    for column in PLACES:
+        what, group = column.split("_")
+        places[column] = [found.get(f"{s['chip_id']}.{group}.npy", {}).get(what) for s in samples]
+    return places
