@@ -8,6 +8,7 @@ from typing import Any
 from harmonize.vocabulary import CLASSES, names_of
 from pipeline.region import Region
 from pipeline.sample import SENSORS, SPLITS
+from pipeline.sandbox import SYNTHETIC
 
 
 def text(region: Region, index: list[dict[str, Any]], shards: list[dict[str, Any]]) -> str:
@@ -37,7 +38,7 @@ def text(region: Region, index: list[dict[str, Any]], shards: list[dict[str, Any
         "",
         *_table(["source", "kind", "licence"], _sources(region)),
         "",
-        "Contains modified Copernicus Sentinel data.",
+        SYNTHETIC if region.worlds else "Contains modified Copernicus Sentinel data.",
         "",
         "## Known limits",
         "",

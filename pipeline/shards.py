@@ -165,6 +165,7 @@ def _write_index(work: Work, index: pa.Table, tars: list[TarReceipt]) -> dict[st
     about = {
         "format_version": FORMAT_VERSION,
         "region": region.name,
+        "synthetic": bool(region.worlds),
         "size_px": region.size_px,
         "vocabulary": list(CLASSES),
         "vocabulary_version": VOCABULARY_VERSION,
@@ -175,6 +176,6 @@ def _write_index(work: Work, index: pa.Table, tars: list[TarReceipt]) -> dict[st
         "shards": shards,
         "index": {"file": "index.parquet", "sha256": files[name]},
     }
-    rows = index.select(["split", "sensor", "label_mask", "datetime"]).to_pylist()
+    rows = index.select(["split", "sensor", "label_mask", "datetime", "events"]).to_pylist()
     files["shards/README.md"] = work.store.write("shards/README.md", card.text(region, rows, shards).encode())
     return files | _json(work, "shards/shards.json", about)

@@ -12,7 +12,7 @@ from pathlib import Path
 SCHEME = "sandbox://"
 VERSION = 1
 """Of the world: raised when any of its files changes. Part of the hash of every stage that reads it."""
-SIZES = ("demo", "tiny")
+SYNTHETIC = "Synthetic: drawn by closp's sample world, shows no place on Earth."
 
 
 def size_of(api: str | None) -> str | None:

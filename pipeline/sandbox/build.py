@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.sandbox import SCHEME, VERSION, items, maps, optical, radar, truth
+from pipeline.sandbox import SCHEME, SYNTHETIC, VERSION, items, maps, optical, radar, truth
 from pipeline.sandbox.acquisitions import Scene, as_dict, scenes_of
 from pipeline.sandbox.disasters import Scar, scars_of
 from pipeline.sandbox.landscape import Ground, draw_ground, load_ground, save_ground
@@ -59,7 +59,7 @@ def is_built(folder: Path, name: str) -> bool:
 
 
 def _about(size: Size) -> dict[str, Any]:
-    return {"size": size.name, "version": VERSION, "seed": SEED, "side_m": size.side_m, "note": items.SYNTHETIC}
+    return {"size": size.name, "version": VERSION, "seed": SEED, "side_m": size.side_m, "note": SYNTHETIC}
 
 
 def build_world(name: str, folder: Path, run: Run = one_by_one) -> Path:

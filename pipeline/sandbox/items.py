@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.grid import transformer
 from pipeline.sample import CANONICAL_BANDS, GROUPS
+from pipeline.sandbox import SYNTHETIC
 from pipeline.sandbox.acquisitions import Scene
 from pipeline.sandbox.disasters import Scar
 from pipeline.sandbox.maps import Map
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 S2, S1, CORINE, DYNAMIC_WORLD = "sentinel-2-l2a", "sentinel-1-rtc", "corine-land-cover", "dynamic-world"
 LICENCE = "CC0-1.0"
-SYNTHETIC = "Synthetic: drawn by closp's sample world, shows no place on Earth."
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 
 
