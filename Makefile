@@ -25,12 +25,23 @@ run     = $(if $(RUN),--run $(RUN))
 need    = $(if $(strip $($(1))),,$(error $(1) is missing: $(2)))
 region  = $(call need,REGION,make $@ REGION=manifests/regions/<name>.toml)
 
-.PHONY: help setup corpus shards train evaluate search status redo test lint clean
+.PHONY: help demo setup corpus shards train evaluate search status redo test lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
 	@echo
 	@echo "  options: REGION=\"a.toml b.toml\" RECIPE=… OUT=$(OUT) RUNS=$(RUNS) RUN=… SCHEDULER=tcp://… ARGS=…"
+
+DEMO      := manifests/regions/demo.toml
+demo_runs := demo-demo demo-geo-demo
+demo: $(VENV)/.ready  ## the whole way on the embedded sample world: corpus, shards, CLOSP and GeoCLOSP, their table, pictures
+	@$(PY) -m pipeline build $(DEMO) --to shards --out $(OUT) || [ $$? = 3 ]  # failed rows are no reason to stop
+	@for recipe in demo demo-geo; do $(PY) -m train fit manifests/recipes/$$recipe.toml $(OUT)/demo/shards --runs $(RUNS); done
+	@for run in $(demo_runs); do $(PY) -m train evaluate --runs $(RUNS) --run $$run --brief >/dev/null; done
+	@$(PY) -m train search "flooded area next to crops" --top 10 --split test --runs $(RUNS) --run demo-demo
+	@$(PY) -m train sheet $(OUT)/demo/shards --out $(RUNS)/demo-demo/labels >/dev/null
+	@$(PY) -m train compare $(demo_runs) --runs $(RUNS) --out $(RUNS)/compare-demo
+	@ls $(RUNS)/demo-demo/labels/*.png $(RUNS)/demo-demo/search/*.png
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(PY) || python3 -m venv $(VENV)

@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "real"
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Images of 12 px are too little work to share: on a busy machine threads that wait for each other took ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

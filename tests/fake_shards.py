@@ -26,8 +26,10 @@ def write_fake_shards(
     region: str = "fake",
     seed: int = 0,
     first_col: int = 0,
+    synthetic: bool = False,
 ) -> Path:
-    """Shards of `counts[split, sensor]` synthetic samples; the folder."""
+    """Shards of `counts[split, sensor]` synthetic samples; the folder. Sample k has the share (k % 9 + 1) / 10 of each
+    of its classes, as its record says."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, shards = [], []
     column = first_col
@@ -61,6 +63,7 @@ def write_fake_shards(
         "format_version": contract.FORMAT_VERSION,
         "region": region,
         "size_px": size_px,
+        **({"synthetic": True} if synthetic else {}),
         "vocabulary": list(CLASSES),
         "vocabulary_version": 1,
         "shards": shards,
@@ -107,4 +110,5 @@ def _sample(column: int, k: int, split: str, sensor: str, size_px: int, seed: in
         "sha256": contract.arrays_sha256(list(arrays.values())),
     }
     members = {f"{name}.npy": contract.to_npy(array) for name, array in arrays.items()}
-    return row, members | {"txt": row["caption_paper"].encode()}
+    record = {"labels": [{"name": name, "share": (k % 9 + 1) / 10, "source": "fake"} for name in names]}
+    return row, members | {"txt": row["caption_paper"].encode(), "json": json.dumps(record).encode()}

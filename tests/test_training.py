@@ -26,7 +26,7 @@ from train.batches import Batches, subset_view
 from train.embed import embed_images, embed_texts
 from train.evaluate import Corpus, class_map, evaluate
 from train.location import LocationTower, load_satclip
-from train.loop import fit, learning_rate
+from train.loop import fit, flipped, learning_rate
 from train.metrics import measures
 from train.model import build_model, load_model
 from train.recipe import Data, Location, Optim, Recipe, Text, Vision, load_recipe
@@ -213,6 +213,26 @@ def test_stack_repeats_orders_and_fills() -> None:
     assert (model.stack("s1", {"10m": s1}) == 0).all()
 
 
+def test_an_image_is_turned_with_all_its_bands() -> None:
+    model, draw = build_model(SMALL), np.random.default_rng(0)
+    arrays = {
+        name: torch.from_numpy(draw.integers(1, 9000, (64, bands, side, side)).astype(np.uint16))
+        for name, bands, side in (("10m", 4, 12), ("20m", 6, 6), ("60m", 2, 2))
+    }
+    before, after = model.stack("s2", arrays), model.stack("s2", flipped(arrays))
+    ways = set()
+    for one, turned in zip(before, after, strict=True):
+        same = [
+            (transposed, turns)
+            for transposed in (False, True)
+            for turns in range(4)
+            if torch.equal(torch.rot90(one.transpose(1, 2) if transposed else one, turns, (1, 2)), turned)
+        ]
+        assert len(same) == 1
+        ways.add(same[0])
+    assert len(ways) == 8
+
+
 def test_fit_learns_and_the_model_loads_without_its_recipe(shards: Path, tmp_path: Path) -> None:
     samples = open_shards([shards])
     recipe = SMALL.model_copy(update={"optim": Optim(steps=80, lr=3e-3), "checkpoint_steps": 40})
@@ -340,10 +360,10 @@ def test_minilm_pools_the_mean_as_sentence_transformers_does() -> None:
     assert torch.allclose(both[0], plain[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["tiny", "demo", "paper-closp-rn50", "closp-rn50", "geoclosp-rn50"])
+@pytest.mark.parametrize("name", ["tiny", "demo", "demo-geo", "paper-closp-rn50", "closp-rn50", "geoclosp-rn50"])
 def test_recipes_load(name: str) -> None:
     recipe = load_recipe(ROOT / f"manifests/recipes/{name}.toml")
-    assert (recipe.location is not None) == name.startswith("geoclosp")
+    assert (recipe.location is not None) == ("geo" in name)
 
 
 BAD = {

@@ -1,5 +1,7 @@
 """python -m train fit RECIPE SHARDS…      train, or go on with a run
 python -m train evaluate SHARDS…         measure a run
+python -m train compare RUN RUN…         one table of evaluated runs
+python -m train sheet SHARDS… --out DIR   chips of each class, as the labels have it
 python -m train search TEXT SHARDS…      the chips nearest to a text
 python -m train export DEST              a model folder that loads without the trainer
 """
@@ -86,28 +88,57 @@ def evaluate(
     min_relevant: Annotated[
         int | None, typer.Option(help="relevant images a query needs; default: the recipe's")
     ] = None,
+    brief: Annotated[bool, typer.Option("--brief", help="print the paths alone")] = False,
 ) -> None:
     """Rank a split for families of queries; nDCG@1000, mAP, P@10 beside random, priors and a classifier."""
     from train.evaluate import evaluate as measure
-    from train.recipe import Recipe
-    from train.report import print_table
-    from train.run import finished_run, shards_of
+    from train.report import print_result
+    from train.run import finished_run, recipe_of, shards_of
     from train.shards import open_shards
 
     folder = finished_run(runs, run)
-    wanted = Recipe.model_validate(_toml(folder / "recipe.toml")).evaluation
+    wanted = recipe_of(folder).evaluation
     samples = open_shards(shards_of(folder, shards))
-    result = measure(folder, samples, split or wanted.split, min_relevant or wanted.min_relevant)
+    # What a recipe asks for is asked of its own split.
+    asked = wanted.model_dump(exclude_none=True)["asked"] if split in (None, wanted.split) else {}
+    result = measure(folder, samples, split or wanted.split, min_relevant or wanted.min_relevant, asked)
     if result.get("again"):
         say(f"{folder}: evaluated already")
-    print_table(result)
+    if not brief:
+        print_result(result)
     print(f"{folder}/eval/metrics.json\n{folder}/eval/report.html")
 
 
-def _toml(path: Path) -> dict[str, object]:
-    import tomllib
+@app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="RUN…", help="names of evaluated runs, the first one leads")],
+    runs: Runs = RUNS,
+    out: Annotated[Path | None, typer.Option("--out", help="default: <runs>/compare/<names>")] = None,
+) -> None:
+    """One table of several evaluated runs and their baselines, on the terminal and as compare.html and compare.json."""
+    from train.compare import compare as tables_of
+    from train.page import print_tables
+    from train.run import finished_run
 
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    folder = out or runs / "compare" / "+".join(names)
+    print_tables(tables_of([finished_run(runs, name) for name in dict.fromkeys(names)], folder))
+    print(f"{folder}/compare.html\n{folder}/compare.json")
+    for name in dict.fromkeys(names):
+        print(runs / name / "eval" / "report.html")
+
+
+@app.command()
+def sheet(
+    shards: Shards,
+    out: Annotated[Path, typer.Option("--out", help="folder to write")],
+    split: Annotated[str | None, typer.Option(help="train, val or test; default all")] = None,
+) -> None:
+    """Contact sheets of what the labels say: per sensor one picture with a row of chips per class."""
+    from train.label_sheet import write_label_sheets
+    from train.shards import open_shards
+
+    for path in write_label_sheets(open_shards(shards), out, split):
+        print(path)
 
 
 @app.command()

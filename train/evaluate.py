@@ -16,10 +16,11 @@ from harmonize.vocabulary import CLASSES
 from pipeline.sample import SENSORS
 from train import baselines
 from train.checkpoint import write_whole
+from train.macro import BAND, add_over_prior, macro, prevalence
 from train.metrics import DEPTH, METRICS, block_interval, gain, measures, random_measures, ranking, tie_break
 from train.shards import Samples, wanted_split
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 TREC_FULL = 50_000
 """Corpora up to this many images are written to .trec whole, so that trec_eval's map is ours; larger ones to DEPTH."""
 SCOPES = ("all", *SENSORS)
@@ -53,28 +54,38 @@ class Corpus:
         return rows[order], grades[order]
 
 
-def evaluate(run: Path, samples: Samples, split: str, min_relevant: int) -> dict[str, Any]:
+def evaluate(
+    run: Path, samples: Samples, split: str, min_relevant: int, asked: dict[str, dict[str, float]] | None = None
+) -> dict[str, Any]:
     """All measures of a run on a split; written to eval/metrics.json, eval/*.trec and eval/report.html.
 
+    `asked`: scope -> macro mean -> the least that it is to be, shown beside what is found.
     Done already for the same model, samples and options: read back.
     """
     from train.run import file_digest
 
     images = wanted_split(samples, split)
-    parts = [file_digest(run / "model.safetensors"), samples.sha256, split, str(min_relevant), str(EVALUATION_VERSION)]
-    key = hashlib.sha256("/".join(parts).encode()).hexdigest()
+    of = {
+        "model": file_digest(run / "model.safetensors"),
+        "samples": samples.sha256,
+        "split": split,
+        "min_relevant": min_relevant,
+        "asked": asked or {},
+        "version": EVALUATION_VERSION,
+    }
+    key = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
     path = run / "eval" / "metrics.json"
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
         if found.get("key") == key and (run / "eval" / "report.html").exists():
             return {**found, "again": True}
-    return _evaluate(run, samples, images, split, min_relevant, key)
+    return _evaluate(run, samples, images, {"key": key, **of})
 
 
-def _evaluate(run: Path, samples: Samples, images: Samples, split: str, min_relevant: int, key: str) -> dict[str, Any]:
+def _evaluate(run: Path, samples: Samples, images: Samples, of: dict[str, Any]) -> dict[str, Any]:
     from train.report import write_report
 
-    corpus = Corpus.of(images)
+    corpus, split, min_relevant = Corpus.of(images), of["split"], of["min_relevant"]
     queries, skipped = _queries(images, min_relevant)
     if not queries:
         raise Problem(
@@ -84,21 +95,24 @@ def _evaluate(run: Path, samples: Samples, images: Samples, split: str, min_rele
         )
     systems = _systems(run, samples, images, queries)
     result: dict[str, Any] = {
-        "key": key,
-        "version": EVALUATION_VERSION,
-        "split": split,
+        **of,
         "regions": list(samples.regions),
+        "synthetic": samples.synthetic,
+        "location": json.loads((run / "config.json").read_text())["spec"]["location"] is not None,
         "images": {scope: len(corpus.rows(scope)) for scope in SCOPES},
         "depth": DEPTH,
-        "min_relevant": min_relevant,
         "systems": {name: _measure(corpus, queries, scores, min_relevant) for name, scores in systems.items()},
         "skipped": skipped,
     }
     result["systems"]["random"] = _chance(corpus, queries, min_relevant)
     _add_gain(result["systems"])
+    add_over_prior(result["systems"])
+    result["band"] = list(BAND)
+    result["prevalence"] = {scope: prevalence(images, corpus.rows(scope)) for scope in SCOPES}
+    result["macro"] = {scope: macro(result["systems"], result["prevalence"][scope], scope) for scope in SCOPES}
     result["intervals"] = _intervals(corpus, queries, systems["model"], min_relevant)
     write_trec(run / "eval", corpus, queries, systems["model"])
-    write_report(run, result, corpus.images, queries, systems["model"])
+    write_report(run, result, images, queries, systems["model"])
     write_whole(run / "eval" / "metrics.json", (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
     return result
 

@@ -52,8 +52,6 @@ def fit(recipe: Recipe, samples: Samples, run: Path, model: Closp, stop_at: int 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = False
     model = model.to(device)
-    if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)
     batches = Batches(train, recipe.data, recipe.seed)
     total = recipe.optim.steps or recipe.optim.epochs * batches.steps_per_epoch
     training = Training(recipe, model, batches, optimiser_of(model, recipe.optim), device, total)
@@ -129,10 +127,8 @@ def train_step(training: Training, step: int) -> dict[str, Any]:
 
 def batch_loss(model: Closp, batch: Batch, recipe: Recipe, device: torch.device) -> Tensor:
     """Loss of one batch: image-text and, for GeoCLOSP, image-location."""
-    stacked = model.stack(batch.sensor, to_tensors(batch.arrays, device))
-    if recipe.data.flips:
-        stacked = flipped(stacked)
-    images = model.encode_stack(batch.sensor, stacked)
+    arrays = to_tensors(batch.arrays, device)
+    images = model.encode_image(batch.sensor, flipped(arrays) if recipe.data.flips else arrays)
     texts = model.encode_text(batch.texts)
     places = model.encode_location(torch.from_numpy(batch.lonlat).to(device)) if recipe.location else None
     # Towers may run in bfloat16, logits at a scale of 100 may not.
@@ -163,12 +159,21 @@ def pair_loss(
     return (1 - recipe.location.share) * loss + recipe.location.share * placed
 
 
-def flipped(stacked: Tensor) -> Tensor:
-    """Each image turned one of the eight ways a square can lie, at random (B, bands, H, W)."""
-    for turn in (lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.transpose(-1, -2)):
-        chosen = torch.rand(len(stacked), 1, 1, 1, device=stacked.device) < 0.5
-        stacked = torch.where(chosen, turn(stacked), stacked)
-    return stacked
+def flipped(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each image turned one of the eight ways a square can lie, at random; 16-bit native arrays (B, C, H, W)."""
+    way = torch.randint(8, (len(arrays["10m"]),))
+    turned = {}
+    for name, values in arrays.items():
+        bits = values.view(torch.int16)  # torch turns no uint16
+        out = torch.empty_like(bits)
+        for k in range(8):
+            rows = torch.nonzero(way == k)[:, 0].to(bits.device)
+            some = bits[rows]
+            some = some.flip(-1) if k & 1 else some
+            some = some.flip(-2) if k & 2 else some
+            out[rows] = some.transpose(-1, -2) if k & 4 else some
+        turned[name] = out.view(values.dtype)
+    return turned
 
 
 def optimiser_of(model: Closp, optim: Optim) -> torch.optim.Optimizer:

@@ -96,9 +96,20 @@ class Optim(Manifest):
     """auto: bfloat16 autocast on a GPU, float32 on a CPU."""
 
 
+class Asked(Manifest):
+    """What a run must reach at least, as macro means; it is printed beside what was found."""
+
+    ndcg_gain: float | None = None
+    """(nDCG@1000 - random) / (1 - random)."""
+    map_over_prior: float | None = None
+    """mAP minus prior-only's."""
+
+
 class Evaluation(Manifest):
     split: Literal["train", "val", "test"] = "test"
     min_relevant: Positive = 10
+    asked: dict[Annotated[str, Field(pattern="^(all|s1|s2)$")], Asked] = Field(default_factory=dict)
+    """By the images that are ranked: those of one sensor, or all."""
 
 
 class Recipe(Manifest):

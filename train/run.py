@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harmonize.manifest import parse, parse_toml
 from harmonize.problem import Problem, nearest
 from train.checkpoint import write_whole
 from train.recipe import Recipe
@@ -64,6 +65,12 @@ def begin(run: Path, recipe: Recipe, recipe_path: Path, samples: Samples, folder
     write_whole(run / "environment.json", (json.dumps(environment(), indent=1, sort_keys=True) + "\n").encode())
     about = {**_identity(recipe, samples), "recipe": recipe.name, "regions": list(samples.regions)}
     _write(run, {**about, "shards": [str(f) for f in folders], "finished": False})
+
+
+def recipe_of(run: Path) -> Recipe:
+    """The recipe a run was made of, from its own copy."""
+    path = run / "recipe.toml"
+    return parse(Recipe, parse_toml(path.read_text(encoding="utf-8"), path), path)
 
 
 def shards_of(run: Path, named: list[Path] | None) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Samples:
     regions: tuple[str, ...]
     sha256: str
     """Of all indexes together: what a run and its cached embeddings belong to."""
+    synthetic: bool = False
+    """Whether a folder is of the embedded sample world (`"synthetic": true` in its shards.json)."""
 
     def __len__(self) -> int:
         return len(self.columns["chip_id"])
@@ -45,7 +47,7 @@ class Samples:
     def where(self, keep: np.ndarray) -> Samples:
         """Those samples that a boolean mask or an index array names."""
         columns = {name: column[keep] for name, column in self.columns.items()}
-        return Samples(columns, self.tars, self.size_px, self.regions, self.sha256)
+        return replace(self, columns=columns)
 
     def of(self, split: str | None = None, sensor: str | None = None) -> Samples:
         keep = np.ones(len(self), bool)
@@ -89,7 +91,8 @@ def open_shards(folders: list[Path]) -> Samples:
     _check_leak(merged)
     digest = hashlib.sha256("".join(sorted(a["index"]["sha256"] for a, _, _ in parts)).encode()).hexdigest()
     regions = tuple(dict.fromkeys(about["region"] for about, _, _ in parts))
-    return Samples(merged, tuple(tars), sizes.pop(), regions, digest)
+    synthetic = any(about.get("synthetic") is True for about, _, _ in parts)
+    return Samples(merged, tuple(tars), sizes.pop(), regions, digest, synthetic)
 
 
 def _open_one(folder: Path) -> tuple[dict[str, Any], pa.Table, list[Path]]:

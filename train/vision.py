@@ -48,6 +48,7 @@ class ImageTower(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).reshape(shape), persistent=False)
         self.register_buffer("std", torch.tensor(std).reshape(shape), persistent=False)
         self.trunk = _trunk(name, len(mean), f"key 'vision.{sensor}'")
+        self.trunk.to(memory_format=torch.channels_last)
         self.width = int(self.trunk.num_features)  # type: ignore[arg-type]
         embed = getattr(self.trunk, "patch_embed", None)
         self.input_px: tuple[int, int] | None = getattr(embed, "img_size", None)
@@ -55,27 +56,28 @@ class ImageTower(nn.Module):
 
     def stack(self, arrays: dict[str, Tensor]) -> Tensor:
         """float32 (B, bands, H, W) at 10 m, normalised; coarser bands repeated, nodata at the mean (0)."""
-        side = arrays["10m"].shape[-1]
-        planes: dict[str, Tensor] = {}
-        missing = None
+        ten, order = arrays["10m"], CANONICAL_BANDS[self.sensor]
+        side = ten.shape[-1]
+        stacked = torch.empty((len(ten), len(order), side, side), device=ten.device)
         for group in GROUPS[self.sensor]:
-            values = arrays[group.name].float()
-            repeat = side // values.shape[-1]
-            grown = values.repeat_interleave(repeat, -1).repeat_interleave(repeat, -2) if repeat > 1 else values
-            planes.update({band: grown[:, k] for k, band in enumerate(group.bands)})
-            if group.name == "10m" and self.sensor == "s2":
-                missing = (values == 0).all(dim=1, keepdim=True)
-        stacked = torch.stack([planes[band] for band in CANONICAL_BANDS[self.sensor]], dim=1)
-        normal = (stacked - self.mean) / self.std
-        if missing is not None:
-            normal = normal.masked_fill(missing, 0.0)
-        return torch.nan_to_num(normal, nan=0.0, posinf=0.0, neginf=0.0)
+            places = [order.index(band) for band in group.bands]
+            values = (arrays[group.name].float() - self.mean[:, places]) / self.std[:, places]
+            small = values.shape[-1]
+            # Each pixel written to its square in one go: repeating first costs as much as the network's first layers.
+            squares = stacked.view(len(ten), len(order), small, side // small, small, side // small)
+            for k, place in enumerate(places):
+                squares[:, place] = values[:, k, :, None, :, None]
+        if self.sensor == "s1":
+            return torch.nan_to_num_(stacked, nan=0.0, posinf=0.0, neginf=0.0)
+        missing = (ten.view(torch.int16) == 0).all(dim=1, keepdim=True)
+        return stacked.masked_fill_(missing, 0.0)
 
     def forward(self, stacked: Tensor) -> Tensor:
         """Features (B, width) of what `stack` gives."""
         if self.input_px and tuple(stacked.shape[-2:]) != tuple(self.input_px):
             stacked = nn.functional.interpolate(stacked, self.input_px, mode="bilinear", antialias=True)
-        features: Tensor = self.trunk(stacked)
+        # Pixels next to each other in memory by band: convolutions run up to twice as fast so, on a CPU too.
+        features: Tensor = self.trunk(stacked.contiguous(memory_format=torch.channels_last))
         return features
 
 
