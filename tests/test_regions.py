@@ -14,6 +14,7 @@ from harmonize.crosswalk import parse_crosswalk
 from harmonize.vocabulary import CLASSES
 from pipeline.place import area_of
 from pipeline.region import load_region
+from pipeline.sandbox import size_of
 from pipeline.source import crosswalk_path, known_sources
 
 REGIONS = sorted((ROOT / "manifests/regions").glob("*.toml"))
@@ -49,7 +50,9 @@ def test_an_example_region_loads_and_says_what_it_would_ask(path: Path, tmp_path
     for name in region.used:
         source = region.source(name)
         assert source.api, f"{name} needs no file fetched by hand"
-        assert f"{name}: {source.api}, collection {source.collection}" in found.stdout
+        size = size_of(source.api)
+        place = f"the embedded sample world ({size})" if size else source.api
+        assert f"{name}: {place}, collection {source.collection}" in found.stdout
     assert "nothing was asked and nothing was written" in found.stdout
     assert not (tmp_path / "out").exists()
 
