@@ -224,6 +224,7 @@ def _ensure_worlds(region: Region, work: Work) -> None:
 
         if not is_built(region.world, size):
             say(f"sample world '{size}' (synthetic): drawing it in {region.world / size}")
+            work.store.make()
             build_world(size, region.world, work.jobs)
 
 

@@ -63,12 +63,20 @@ class Store:
 
             return Path(tempfile.mkdtemp(prefix="closp-")) / Path(name).name
         target = Path(self.path(name))
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Problem(f"cannot write here: {error.strerror}", where=self.root, fix="name another OUT") from None
+        self._folder(target.parent)
         # One name per file and writer: what a killed run left is written over or swept, not left lying.
         return target.with_name(f".{target.name}{self.writer}.tmp")
+
+    def make(self) -> None:
+        """The root itself, so that workers can see that they share it."""
+        if not self.remote:
+            self._folder(Path(self.root))
+
+    def _folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Problem(f"cannot write here: {error.strerror}", where=self.root, fix="name another OUT") from None
 
     @contextlib.contextmanager
     def drafting(self, name: str) -> Iterator[Path]:

@@ -101,7 +101,7 @@ class _Canvas:
         self.large = 0.25 + 0.75 * min(1.0, size.side_m / 18_000)
         self.x = ((np.arange(shape[1]) - self.reach_px) / self.side_px).astype(np.float32)[None, :]
         self.y = ((shape[0] - 1 - self.reach_px - np.arange(shape[0])) / self.side_px).astype(np.float32)[:, None]
-        self.height = RELIEF_M[place.name] * self.noise("height", 300 * self.large, 0.9)
+        self.height = RELIEF_M[place.name] * self.noise("height", 300 * self.large, 1.4)
         self.patches = self._parcels()
 
     def noise(self, purpose: str, scale_px: float, roughness: float = 0.7) -> np.ndarray:

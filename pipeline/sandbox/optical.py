@@ -119,7 +119,7 @@ def render(
             clear = np.maximum(clear, 8)
             cloudy = clear + (signatures().cloud[k] * (0.85 + 0.1 * vigour) - clear) * cover
             value = _observed(cloudy, step)
-            grain = 0.8 * shared[step] + 0.6 * draw.standard_normal(value.shape, dtype=np.float32)
+            grain = 0.95 * shared[step] + 0.31 * draw.standard_normal(value.shape, dtype=np.float32)
             value += PARTS["pixel"] * _coarser(spread, step) * grain
             dn = np.clip(np.rint(value), 1, 20_000).astype(np.uint16) + np.uint16(scene.offset)
             dn[~seen[::step, ::step]] = 0

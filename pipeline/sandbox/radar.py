@@ -43,7 +43,7 @@ def render(scene: Scene, place: Place, ground: Ground, state: State) -> dict[str
     found = {}
     for name, table in (("VV", signatures().vv), ("VH", signatures().vh)):
         spread = _spread_db(table[:, 1])[first]
-        water = np.isin(first, (KIND["water"], KIND["flooded"]))
+        water = first == KIND["water"]
         # Wind roughens all water of a scene alike; elsewhere patches differ and the scene hardly matters.
         patch = np.where(water, mood[2], vigour)
         common = np.where(water, vigour, mood[1])

@@ -63,7 +63,7 @@ def seasonal_means(month: int, dry_months: tuple[int, ...], cold: bool) -> np.nd
     visible, red, infrared, swir = slice(0, 4), 3, slice(5, 10), slice(10, 12)
     if month in dry_months:
         for kind in ("grass", "shrub and scrub"):
-            strength = 1.0 if kind == "grass" else 0.35
+            strength = 1.0 if kind == "grass" else 0.1
             means[KIND[kind], red] *= 1 + strength
             means[KIND[kind], visible] *= 1 + 0.2 * strength
             means[KIND[kind], infrared] *= 1 - 0.25 * strength
