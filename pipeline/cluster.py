@@ -37,8 +37,9 @@ AHEAD = 4
 """Jobs submitted per worker thread: one runs, the others wait beside it."""
 DEATHS = 3
 """A job is given up when this many workers died under it."""
-START_IF_S = 5.0
-"""A local cluster is started when the first jobs, done here, say that the rest takes longer: starting costs 2-4 s."""
+START_S = 10.0
+"""A local cluster is started when the first jobs, done here, say that it would save more than this: it takes 3 s to
+start and as long to import the raster libraries in each process, more on a busy machine."""
 ANSWER_S = 5
 """How long a scheduler's address may take to answer."""
 WORKERS_S = 60
@@ -84,15 +85,20 @@ class Scheduler:
         self, function: Callable[[Work, A], R], work: Work, left: Iterator[A], total: int, done: Callable[[R], None]
     ) -> Iterator[R]:
         """In this process: all of the jobs, or as many as it takes to see that a local cluster pays."""
+        from dask.system import CPU_COUNT
+
         started = time.perf_counter()
         for count, argument in enumerate(left, start=1):
             result = function(work, argument)
             done(result)
             yield result
-            rest = (time.perf_counter() - started) / count * (total - count)
-            if self.address != "serial" and total - count > 1 and rest >= START_IF_S:
-                self._start()
-                return
+            if count == 1:
+                started = time.perf_counter()  # the first one also imports libraries
+            elif self.address != "serial" and total - count > 1:
+                rest = (time.perf_counter() - started) / (count - 1) * (total - count)
+                if rest * (1 - 1 / CPU_COUNT) >= START_S:
+                    self._start()
+                    return
 
     def _there(
         self, function: Callable[[Work, A], R], work: Work, left: Iterator[A], done: Callable[[R], None]

@@ -34,7 +34,7 @@ from pipeline.work import Work
 def two() -> Iterator[Scheduler]:
     """A local cluster of two processes, which gives a job up when two of them died over it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "START_IF_S", 0)
+        patch.setattr(cluster, "START_S", 0)
         patch.setattr(cluster, "DEATHS", 2)
         patch.setattr("dask.system.CPU_COUNT", 2)
         with Scheduler("") as scheduler:
@@ -169,7 +169,7 @@ from pipeline import cluster, pixels
 from pipeline.__main__ import main
 from harmonize.command import stop_on_interrupt
 if __name__ == "__main__":
-    cluster.START_IF_S = 0
+    cluster.START_S = 0
     pixels._cut_part = jobs.cut_part_slowly
     stop_on_interrupt()
     main()
