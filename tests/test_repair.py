@@ -190,12 +190,12 @@ def test_odd_values_are_told(world: World, tmp_path: Path) -> None:
 
 
 def test_a_shapefiles_codes_are_watched(tmp_path: Path) -> None:
-    from pipeline.labels import _with_siblings
+    from pipeline.vector import with_siblings
 
     for suffix in ("shp", "dbf", "prj"):
         (tmp_path / f"clc.{suffix}").write_text("x")
     (tmp_path / "other.dbf").write_text("x")
-    assert [p.name for p in _with_siblings(tmp_path / "clc.shp")] == ["clc.dbf", "clc.prj", "clc.shp"]
+    assert [p.name for p in with_siblings(tmp_path / "clc.shp")] == ["clc.dbf", "clc.prj", "clc.shp"]
 
 
 def test_a_date_in_the_manifest_rules_over_the_items(world: World, tmp_path: Path) -> None:
