@@ -13,7 +13,7 @@ from open_clip.loss import ClipLoss
 
 from harmonize.vocabulary import ALL_MASK, LAND_COVER_MASK, mask_of
 from train.location import spherical_harmonics
-from train.loss import multi_positive, one_to_one, relation, same_place
+from train.loss import each_class, multi_positive, one_to_one, relation, same_place
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -123,3 +123,16 @@ def test_spherical_harmonics_equal_scipys_up_to_satclips_convention() -> None:
             real = {0: math.pi * y.real}.get(m, math.sqrt(2) * sign * (y.real if m > 0 else y.imag))
             assert found[k] == pytest.approx(real, abs=1e-9)
             k += 1
+
+
+def test_unknown_classes_have_no_weight() -> None:
+    logits = torch.tensor([[2.0, -1.0], [0.5, 3.0]], requires_grad=True)
+    labels = torch.tensor([[True, False], [True, True]])
+    known = torch.tensor([[True, True], [True, False]])
+    loss = each_class(logits, labels, known)
+    expected = sum(math.log1p(math.exp(-x)) for x in (2.0, 1.0, 0.5)) / 3
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad[1, 1] == 0
+    assert each_class(logits, labels, torch.zeros_like(known)).item() == 0

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from harmonize.problem import Problem
+from harmonize.vocabulary import CLASSES
 from train.batches import Batch, Batches, counter
 from train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from train.loss import multi_positive, one_to_one, relation, same_place
+from train.loss import each_class, multi_positive, one_to_one, relation, same_place
 from train.model import Closp, save_model
 from train.recipe import Optim, Recipe
 from train.shards import Samples
@@ -129,11 +130,25 @@ def batch_loss(model: Closp, batch: Batch, recipe: Recipe, device: torch.device)
     """Loss of one batch: image-text and, for GeoCLOSP, image-location."""
     arrays = to_tensors(batch.arrays, device)
     images = model.encode_image(batch.sensor, flipped(arrays) if recipe.data.flips else arrays)
-    texts = model.encode_text(batch.texts)
+    asked = list(CLASSES) if recipe.loss.classes else []
+    texts, classes = model.encode_text([*batch.texts, *asked]).split([len(batch.texts), len(asked)])
     places = model.encode_location(torch.from_numpy(batch.lonlat).to(device)) if recipe.location else None
     # Towers may run in bfloat16, logits at a scale of 100 may not.
     with torch.autocast(device.type, enabled=False):
-        return pair_loss(images, texts, places, model.scale, batch, recipe)
+        loss = pair_loss(images, texts, places, model.scale, batch, recipe)
+        return loss + recipe.loss.classes * class_loss(model, images, classes, batch) if asked else loss
+
+
+def class_loss(model: Closp, images: Tensor, classes: Tensor, batch: Batch) -> Tensor:
+    """Every image asked for each class by its name; images (B, D) and classes (C, D) are unit vectors."""
+    assert model.class_scale is not None
+    assert model.class_bias is not None
+    bits = torch.arange(len(CLASSES))
+    labels, known = (
+        (torch.from_numpy(masks)[:, None] >> bits & 1).bool().to(images.device)
+        for masks in (batch.label_masks, batch.known_masks)
+    )
+    return each_class(model.class_scale.exp() * images @ classes.T + model.class_bias, labels, known)
 
 
 def pair_loss(

@@ -52,6 +52,15 @@ def _one_way(logits: Tensor, right: Tensor) -> Tensor:
     return -(weight * log_p.masked_fill(~right, 0.0)).sum(dim=1).mean()
 
 
+def each_class(logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
+    """Binary cross-entropy of every image and class, (B, C) logits; what is unknown for an image has no weight.
+
+    labels, known: (B, C) booleans. 0 where nothing is known.
+    """
+    each = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+    return (each * known).sum() / known.sum().clamp(min=1)
+
+
 def same_place(cells: list[str], device: torch.device) -> Tensor:
     """(B, B): pairs of one cell, which are right for each other's location."""
     number = {cell: k for k, cell in enumerate(dict.fromkeys(cells))}

@@ -19,7 +19,7 @@ from train.recipe import Location, Recipe, Text
 from train.text import distinct, text_from_config, text_tower
 from train.vision import ImageTower, load_weights, normalisation
 
-MODEL_VERSION = 1
+MODEL_VERSION = 2
 MAX_SCALE = 100.0
 """Upper bound of the logit scale, as CLIP and open_clip have it."""
 
@@ -43,6 +43,9 @@ class Closp(nn.Module):
         learned = spec["scale"] == "learned"
         start = math.log(1 / 0.07) if learned else math.log(float(spec["scale"]))
         self.log_scale = nn.Parameter(torch.tensor(start), requires_grad=learned)
+        # For the term that asks for each class by its name; rankings by cosine need neither.
+        self.class_scale = nn.Parameter(torch.tensor(math.log(10.0))) if spec["classes"] else None
+        self.class_bias = nn.Parameter(torch.full((len(CLASSES),), -3.0)) if spec["classes"] else None
 
     @property
     def scale(self) -> Tensor:
@@ -85,7 +88,8 @@ def build_model(recipe: Recipe) -> Closp:
     vision = recipe.vision
     images = {}
     for sensor in SENSORS:
-        tower = ImageTower(sensor, getattr(vision, sensor), *normalisation(vision.normalise, sensor))
+        looks = vision.looks_s1 if sensor == "s1" else (1,)
+        tower = ImageTower(sensor, getattr(vision, sensor), *normalisation(vision.normalise, sensor), looks)
         load_weights(
             tower, getattr(vision, f"weights_{sensor}"), f"recipe '{recipe.name}', key 'vision.weights_{sensor}'"
         )
@@ -101,10 +105,12 @@ def spec_of(recipe: Recipe) -> dict[str, Any]:
     return {
         "embed_dim": recipe.embed_dim,
         "scale": recipe.loss.scale,
+        "classes": recipe.loss.classes > 0,
         "images": {
             sensor: {
                 "model": getattr(recipe.vision, sensor),
                 "bands": list(CANONICAL_BANDS[sensor]),
+                "looks": list(recipe.vision.looks_s1) if sensor == "s1" else [1],
                 "unit": UNIT[sensor],
                 "mean": list(normalisation(recipe.vision.normalise, sensor)[0]),
                 "std": list(normalisation(recipe.vision.normalise, sensor)[1]),
@@ -158,7 +164,7 @@ def load_model(folder: Path) -> Closp:
         raise Problem(what, where=str(folder), fix="train again with this version")
     spec = config["spec"]
     images = {
-        sensor: ImageTower(sensor, said["model"], tuple(said["mean"]), tuple(said["std"]))
+        sensor: ImageTower(sensor, said["model"], tuple(said["mean"]), tuple(said["std"]), tuple(said["looks"]))
         for sensor, said in spec["images"].items()
     }
     location = LocationTower(Location(**spec["location"])) if spec["location"] else None

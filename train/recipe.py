@@ -25,6 +25,8 @@ class Vision(Manifest):
     weights_s1: str = "none"
     normalise: Literal["standard", "paper"] = "standard"
     """standard: (x - mean) / std per band. paper: S2 / 10000, S1 as it is (dB)."""
+    looks_s1: tuple[Positive, ...] = (1,)
+    """S1 bands as they are (1), and beside them averaged in linear power over windows of so many pixels' side."""
 
 
 class Text(Manifest):
@@ -68,6 +70,8 @@ class Loss(Manifest):
     """learned: exp(t), from 1/0.07, at most 100. A number: that constant."""
     targets: Literal["one-to-one", "contains", "same-labels"] = "contains"
     """Which texts of a batch an image is right for: its own; those it has every class of; those of equal label sets."""
+    classes: float = Field(default=0.0, ge=0)
+    """Weight of a term that asks every image for each class by its name (binary cross-entropy of the cosine)."""
 
 
 class Data(Manifest):
