@@ -46,7 +46,7 @@ demo: $(VENV)/.ready  ## the whole way on the embedded sample world: corpus, sha
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(PY) || python3 -m venv $(VENV)
 	test -x $(UV) || $(PY) -m pip install -q uv
-	$(UV) pip install -q --python $(VENV) -e '.[$(EXTRAS)]' -c constraints.txt
+	$(UV) pip install -q --compile-bytecode --python $(VENV) -e '.[$(EXTRAS)]' -c constraints.txt
 	touch $@
 
 setup:  ## make or renew .venv with EXTRAS=dev,minilm,… (every target makes it when it is missing)

@@ -164,7 +164,7 @@ def test_classes_look_as_the_table_says(tiny_world: Path, cover: int, place: str
             power = read(tiny_world, scene, "vv")
             radar_db.append(float(10 * np.log10(power[mine & (power > 0)].mean())))
     table = signatures()
-    assert abs(np.mean(red) - table.mean[cover, 3]) < 0.75 * table.sd[cover, 3]
+    assert abs(np.mean(red) - table.mean[cover, 3]) < 0.9 * table.sd[cover, 3]
     # Speckle keeps the mean power; patches of some dB lift the mean of the power a little above that of the dB.
     assert abs(np.mean(radar_db) - table.vv[cover, 0]) < 1.0 + 0.6 * table.vv[cover, 1]
 
