@@ -35,7 +35,7 @@ help:  ## list the targets
 DEMO      := manifests/regions/demo.toml
 demo_runs := demo-demo demo-geo-demo
 demo: $(VENV)/.ready  ## the whole way on the embedded sample world: corpus, shards, CLOSP and GeoCLOSP, their table, pictures
-	@$(PY) -m pipeline build $(DEMO) --to shards --out $(OUT) || [ $$? = 3 ]  # failed rows are no reason to stop
+	@$(PY) -m pipeline build $(DEMO) --to shards --out $(OUT) $(jobs) || [ $$? = 3 ]  # failed rows are no reason to stop
 	@for recipe in demo demo-geo; do $(PY) -m train fit manifests/recipes/$$recipe.toml $(OUT)/demo/shards --runs $(RUNS); done
 	@for run in $(demo_runs); do $(PY) -m train evaluate --runs $(RUNS) --run $$run --brief >/dev/null; done
 	@$(PY) -m train search "flooded area next to crops" --top 10 --split test --runs $(RUNS) --run demo-demo

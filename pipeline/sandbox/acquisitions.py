@@ -191,12 +191,12 @@ def _snapped(bounds: tuple[int, int, int, int], epsg: int) -> tuple[int, int, in
 
 def tile_name(epsg: int, west: float, north: float) -> str:
     """The MGRS 100 km square that a tile's upper left corner lies in (NGA.STND.0037)."""
-    zone, south = epsg % 100, epsg // 100 == 327
+    zone = epsg % 100
     lat = transformer(epsg, 4326).transform(west, north)[1]
     band = "CDEFGHJKLMNPQRSTUVWX"[min(19, int((lat + 80) // 8))]
     column = ("ABCDEFGH", "JKLMNPQR", "STUVWXYZ")[(zone - 1) % 3][int((west + 60) // 100_000) - 1]
+    # Rows repeat every 2,000 km, and 10,000 km are five times that: both hemispheres count alike.
     row = "ABCDEFGHJKLMNPQRSTUV"[(int((north - 60) // 100_000) + (5 if zone % 2 == 0 else 0)) % 20]
-    del south  # rows repeat every 2,000 km, and 10,000 km are five times that: both hemispheres count alike
     return f"{zone:02d}{band}{column}{row}"
 
 

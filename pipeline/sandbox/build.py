@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pipeline.sandbox.acquisitions import Scene, as_dict, scenes_of
 from pipeline.sandbox.disasters import Scar, scars_of
 from pipeline.sandbox.landscape import Ground, draw_ground, load_ground, save_ground
 from pipeline.sandbox.places import BY_NAME, PLACES, SEED, Size, size_named
+from pipeline.sandbox.publish import publish_json, published
 from pipeline.sandbox.sampling import seen_side
 
 Run = Callable[[Callable[[Any, Any], Any], Sequence[Any], int, str], Iterable[Any]]
@@ -82,10 +82,9 @@ def build_world(name: str, folder: Path, run: Run = one_by_one) -> Path:
 def _begin(world: World) -> None:
     """Clear away what an older version left; keep what a killed build of this one has done."""
     started = world.root / "building.json"
-    wanted = json.dumps(_about(world.size), sort_keys=True)
-    if world.root.exists() and not (started.exists() and started.read_text() == wanted):
+    if world.root.exists() and not (started.exists() and json.loads(started.read_text()) == _about(world.size)):
         shutil.rmtree(world.root)
-    _write(started, wanted.encode())
+    publish_json(started, _about(world.size))
 
 
 def build_place(_: Any, job: tuple[Path, str, str]) -> None:
@@ -106,14 +105,14 @@ def build_place(_: Any, job: tuple[Path, str, str]) -> None:
     write_cog(
         world.root / file, drawn.values, drawn.epsg, drawn.west, drawn.north, drawn.resolution_m, nodata=_nodata(kind)
     )
-    _write_json(
+    publish_json(
         world.root / f"items/{kind}/{kind}-{place.name}.json", items.label_item(place, kind, drawn, world.href(file))
     )
     scars = scars_of(place, world.size, ground)
     for scar in scars:
         for file_name, features in items.event_files(scar, place).items():
-            _write_json(world.root / "events" / file_name, features)
-    _write_json(done, truth.cell_rows(place, world.size, ground, scars))
+            publish_json(world.root / "events" / file_name, features)
+    publish_json(done, truth.cell_rows(place, world.size, ground, scars))
 
 
 def _nodata(kind: str) -> int:
@@ -155,10 +154,10 @@ def build_scene(_: Any, job: tuple[Path, str, Scene]) -> None:
         write_cog(world.root / file, layers[band], scene.epsg, scene.west, scene.north, 10 * step, nodata)
         hrefs[key] = world.href(file)
     rows = truth.scene_rows(scene, place, world.size, classes, valid)
-    _write_json(world.root / f"truth/{scene.id}.json", rows)
+    publish_json(world.root / f"truth/{scene.id}.json", rows)
     cloudy = 100 * float(np.isin(classes, truth.CLOUDED).mean()) if classes is not None else 0.0
     missing = 100 * float(1 - valid.mean())
-    _write_json(done, items.scene_item(scene, place, hrefs, cloudy, missing))
+    publish_json(done, items.scene_item(scene, place, hrefs, cloudy, missing))
 
 
 def _finish(world: World, scenes: list[Scene]) -> None:
@@ -167,15 +166,16 @@ def _finish(world: World, scenes: list[Scene]) -> None:
     import pyarrow.parquet as pq
 
     found = [json.loads(path.read_text()) for path in sorted((world.root / "items").glob("*/*.json"))]
-    _write_json(world.root / "items.json", {"type": "FeatureCollection", "features": found})
-    _write_json(world.root / "collections.json", items.collections(found))
+    publish_json(world.root / "items.json", {"type": "FeatureCollection", "features": found})
+    publish_json(world.root / "collections.json", items.collections(found))
     cells = [row for place in PLACES for row in json.loads((world.root / f"truth/cells-{place.name}.json").read_text())]
     seen = [row for scene in scenes for row in json.loads((world.root / f"truth/{scene.id}.json").read_text())]
     for name, rows in (("cells", cells), ("seen", seen), ("scenes", [as_dict(scene) for scene in scenes])):
-        draft = world.root / f".{name}.tmp"
-        pq.write_table(pa.Table.from_pylist(rows), draft)
-        draft.replace(world.root / f"truth_{name}.parquet")
-    _write_json(world.root / DONE, _about(world.size))
+        with published(world.root / f"truth_{name}.parquet") as draft:
+            pq.write_table(pa.Table.from_pylist(rows), draft)
+    for left in world.root.rglob(".*.tmp"):  # drafts of killed builds
+        left.unlink()
+    publish_json(world.root / DONE, _about(world.size))
 
 
 def write_cog(
@@ -187,8 +187,6 @@ def write_cog(
     from rasterio.io import MemoryFile
     from rasterio.transform import from_origin
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
     profile = {
         "driver": "GTiff", "height": values.shape[0], "width": values.shape[1], "count": 1, "dtype": values.dtype,
         "crs": f"EPSG:{epsg}", "transform": from_origin(west, north, pixel_m, pixel_m), "nodata": nodata,
@@ -197,20 +195,5 @@ def write_cog(
         with memory.open(**profile) as plain:
             plain.write(values, 1)
         options = {"COMPRESS": "DEFLATE", "LEVEL": "1", "PREDICTOR": "YES", "BLOCKSIZE": "512", "OVERVIEWS": "NONE"}
-        with rasterio.Env(GDAL_NUM_THREADS=1), memory.open() as plain:
+        with published(path) as draft, rasterio.Env(GDAL_NUM_THREADS=1), memory.open() as plain:
             rasterio.shutil.copy(plain, str(draft), driver="COG", **options)
-    draft.replace(path)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    _write(path, (json.dumps(value, sort_keys=True) + "\n").encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

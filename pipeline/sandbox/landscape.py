@@ -6,6 +6,7 @@ of the neighbouring zone, whose grid is turned by some degrees, finds ground eve
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from harmonize.vocabulary import BIT
 from pipeline.sandbox.places import SEED, Place, Size
+from pipeline.sandbox.publish import published
 
 PIXEL_M = 10
 MARGIN_M = 600
@@ -48,8 +50,8 @@ class Ground:
 
 def generator(*where: str | int) -> np.random.Generator:
     """Random numbers of one purpose: nothing depends on what was drawn elsewhere."""
-    words = [int.from_bytes(str(w).encode(), "big") % 2**63 for w in where]
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([SEED, *words])))
+    key = hashlib.blake2b("/".join(map(str, where)).encode(), digest_size=8).digest()
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([SEED, int.from_bytes(key, "big")])))
 
 
 def fractal(draw: np.random.Generator, shape: tuple[int, int], scale_px: float, roughness: float = 0.7) -> np.ndarray:
@@ -240,9 +242,9 @@ def _arid(canvas: _Canvas) -> np.ndarray:
 
 def save_ground(ground: Ground, folder: Path) -> None:
     """One .npy a layer; other processes map them."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name in LAYERS:
-        np.save(folder / f"{name}.npy", getattr(ground, name), allow_pickle=False)
+        with published(folder / f"{name}.npy") as draft, draft.open("wb") as file:
+            np.save(file, getattr(ground, name), allow_pickle=False)
 
 
 def load_ground(folder: Path, place: Place, size: Size) -> Ground:
