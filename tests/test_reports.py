@@ -140,6 +140,8 @@ def test_the_table_of_two_runs(world: Path, runs: Path) -> None:
         assert word in said.stdout, word
         assert word.replace(">", "&gt;") in page, word
     assert said.stdout.index("Each class") < said.stdout.index("Macro means"), "the macro table comes last"
+    places = [said.stdout.index(f" {name} ") for name in CLASSES]
+    assert places == sorted(places), "in the vocabulary's order"
     report = (runs / "one/eval/report.html").read_text()
     assert "SYNTHETIC" in report
     assert "What the labels say, Sentinel-1" in report

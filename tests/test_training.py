@@ -213,6 +213,12 @@ def test_stack_repeats_orders_and_fills() -> None:
     assert (model.stack("s1", {"10m": s1}) == 0).all()
 
 
+@pytest.mark.parametrize("name", ["test_byobnet", "test_mambaout", "mobilenetv3_small_050"])
+def test_a_tower_is_as_wide_as_what_comes_out(name: str) -> None:
+    tower = ImageTower("s1", name, *normalisation("standard", "s1")).eval()
+    assert tower(torch.zeros(1, 2, 32, 32)).shape == (1, tower.width)
+
+
 def test_looks_are_means_of_power_over_valid_pixels() -> None:
     draw = np.random.default_rng(0)
     power = torch.from_numpy(0.02 * draw.gamma(4.4, 1 / 4.4, (1, 2, 60, 60))).float()

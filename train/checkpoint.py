@@ -34,7 +34,8 @@ def save_checkpoint(run: Path, step: int, model: Closp, optimiser: torch.optim.O
 
     folder = run / "checkpoints" / f"step-{step:08d}"
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
+    for left in folder.parent.glob(".step-*.tmp"):  # by a killed process
+        shutil.rmtree(left)
     draft.mkdir(parents=True)
     state = optimiser.state_dict()
     tensors = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.problem import Problem
-from harmonize.vocabulary import CRISES
+from harmonize.vocabulary import CLASSES, CRISES
 from train.checkpoint import write_whole
 from train.evaluate import EVALUATION_VERSION
 from train.macro import MEANS, OVER_PRIOR
@@ -159,7 +159,8 @@ def class_table(runs: Sequence[Measured], scope: str) -> Table:
     first = runs[0].result
     inside = set(first["macro"][scope]["classes"])
     rows = []
-    for name, found in first["prevalence"][scope].items():
+    for name in CLASSES:
+        found = first["prevalence"][scope][name]
         share = f"{100 * found['share']:.1f} % of {found['judged']}"
         each = [_each(run.result, "model", scope, name) for run in runs]
         rows.append(

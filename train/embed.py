@@ -25,6 +25,7 @@ def best_device() -> torch.device:
 @torch.inference_mode()
 def embed_images(model: Closp, samples: Samples, device: torch.device, bar: bool = False) -> np.ndarray:
     """float32 unit vectors (N, D) of samples, in their order."""
+    from rich.console import Console
     from rich.progress import track
 
     reader = Reader(samples)
@@ -33,7 +34,7 @@ def embed_images(model: Closp, samples: Samples, device: torch.device, bar: bool
     for sensor in SENSORS:
         mine = np.flatnonzero(samples["sensor"] == sensor)
         jobs += [(sensor, mine[k : k + BATCH]) for k in range(0, len(mine), BATCH)]
-    for sensor, chosen in track(jobs, "embed", disable=not bar, transient=True):
+    for sensor, chosen in track(jobs, "embed", disable=not bar, transient=True, console=Console(stderr=True)):
         arrays = to_tensors(reader.read(samples.where(chosen)), device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             vectors[chosen] = model.encode_image(sensor, arrays).cpu().numpy()

@@ -86,9 +86,9 @@ def _one_step(training: Training, step: int, run: Path, samples: Samples) -> Non
 
 
 def _validation_steps(training: Training) -> int:
-    """Every epoch, but no more than twenty times a run."""
+    """Every epoch, but no more than about ten times a run."""
     per_epoch = training.batches.steps_per_epoch
-    return per_epoch * max(1, training.total // per_epoch // 20)
+    return per_epoch * max(1, round(training.total / per_epoch / 10))
 
 
 def train_step(training: Training, step: int) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class ImageTower(nn.Module):
         self.register_buffer("std", torch.tensor(std).reshape(shape), persistent=False)
         self.trunk = _trunk(name, len(mean) * len(looks), f"key 'vision.{sensor}'")
         self.trunk.to(memory_format=torch.channels_last)
-        self.width = int(self.trunk.num_features)  # type: ignore[arg-type]
+        # Some networks widen what they pool (mobilenetv3, mambaout): that is what comes out.
+        self.width = int(getattr(self.trunk, "head_hidden_size", None) or self.trunk.num_features)  # type: ignore[arg-type]
         embed = getattr(self.trunk, "patch_embed", None)
         self.input_px: tuple[int, int] | None = getattr(embed, "img_size", None)
         """Vision transformers take one size only; chips are resized to it."""
