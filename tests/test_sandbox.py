@@ -150,7 +150,7 @@ def test_classes_look_as_the_table_says(tiny_world: Path, cover: int, place: str
     here = scipy.ndimage.binary_erosion(np.asarray(land.cover) == cover, iterations=2)
     for scar in build.scars_of(BY_NAME[place], TINY, land):
         here &= ~scar.mask
-    red, radar_db = [], []
+    red, radar_db, spread = [], [], []
     for scene in [s for s in SCENES.values() if s.place == place and s.epsg == BY_NAME[place].epsg]:
         rows = slice(int((land.north - scene.north + 5) // 10), None)
         cols = slice(int((scene.west + 5 - land.west) // 10), None)
@@ -163,10 +163,13 @@ def test_classes_look_as_the_table_says(tiny_world: Path, cover: int, place: str
         else:
             power = read(tiny_world, scene, "vv")
             radar_db.append(float(10 * np.log10(power[mine & (power > 0)].mean())))
+            spread.append(float((10 * np.log10(power[mine & (power > 0)])).std()))
     table = signatures()
     assert abs(np.mean(red) - table.mean[cover, 3]) < 0.9 * table.sd[cover, 3]
     # Speckle keeps the mean power; patches of some dB lift the mean of the power a little above that of the dB.
     assert abs(np.mean(radar_db) - table.vv[cover, 0]) < 1.0 + 0.6 * table.vv[cover, 1]
+    # Within one scene and place pixels spread nearly as wide as over all the places the table was measured at.
+    assert np.mean(spread) > 0.8 * table.vv[cover, 1]
 
 
 def test_a_reprocessed_pass_differs_by_the_offset_alone(tiny_world: Path) -> None:

@@ -110,7 +110,7 @@ PLACES = (
         s1_days=_days("2021-07-10a 2021-10-13d 2021-10-26a 2021-11-07d 2022-07-07a 2022-07-21d 2022-08-05a"),
         disasters=(
             Disaster("med-flood", "flood", _day("2021-10-23"), (0.83, 0.50)),
-            Disaster("med-earthquake", "earthquake", _day("2021-10-20"), (0.83, 0.17), analysed="none"),
+            Disaster("med-earthquake", "earthquake", _day("2022-07-10"), (0.83, 0.17), analysed="none"),
             Disaster("med-fire", "fire", _day("2022-07-13"), (0.83, 0.83)),
         ),
         tiles="zones",
@@ -145,7 +145,7 @@ PLACES = (
         disasters=(
             Disaster("arid-earthquake-1", "earthquake", _day("2021-10-18"), (0.17, 0.17)),
             Disaster("arid-earthquake-2", "earthquake", _day("2022-05-04"), (0.50, 0.50), analysed="cut"),
-            Disaster("arid-earthquake-3", "earthquake", _day("2021-10-18"), (0.83, 0.50)),
+            Disaster("arid-earthquake-3", "earthquake", _day("2022-05-02"), (0.83, 0.50)),
         ),
         reprocessed="2021-11-02",
         dry_months=(5, 6, 7, 8, 9, 10),
