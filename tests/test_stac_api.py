@@ -461,7 +461,7 @@ def test_the_sample_world_is_served_once_and_named_without_folder_or_port(
         assert "127.0.0.1" not in json.dumps(receipt.params)
         assert receipt.outside == ()
     labels = pq.read_table(tmp_path / "out/tiny/labels.parquet").to_pylist()
-    assert {r["date"] for r in labels} == {dt.date(2019, 1, 1)}
+    assert {r["date"] for r in labels} == {dt.date(2019, 7, 2)}, "the middle of the year it shows"
     assert {r["code"] for r in labels} == {"1", "2"}
     pixels = pq.read_table(tmp_path / "out/tiny/pixels.parquet").to_pylist()
     assert {r["dropped"] for r in pixels} == {None}
