@@ -86,19 +86,22 @@ def boxes_of(area: shapely.Geometry) -> list[Box]:
     import numpy as np
     import shapely
 
-    found = []
+    pieces: dict[Box, list[Box]] = {}
     for part in shapely.get_parts(area):
         west, south, east, north = part.bounds
         lon, lat = np.meshgrid(np.arange(math.floor(west), east), np.arange(math.floor(south), north))
         cells = shapely.box(lon.ravel(), lat.ravel(), lon.ravel() + 1, lat.ravel() + 1)
         shapely.prepare(part)
-        inside = shapely.intersection(part, cells[shapely.intersects(part, cells)])
-        found += [_outward(piece.bounds) for piece in inside if piece.area > 0]
-    return sorted(set(found))
+        near = cells[shapely.intersects(part, cells)]
+        for cell, piece in zip(near, shapely.intersection(part, near), strict=True):
+            if piece.area > 0:
+                pieces.setdefault(cell.bounds, []).append(piece.bounds)
+    return sorted(_outward(shapely.total_bounds(shapely.box(*np.transpose(boxes)))) for boxes in pieces.values())
 
 
-def _outward(box: Box) -> Box:
+def _outward(box: Iterable[float]) -> Box:
     """Rounded to 6 decimals (0.1 m), never inwards."""
+    box = list(map(float, box))
     low = [math.floor(v * 1e6) / 1e6 for v in box[:2]]
     high = [math.ceil(v * 1e6) / 1e6 for v in box[2:]]
     return max(low[0], -180), max(low[1], -90), min(high[0], 180), min(high[1], 90)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import shapely
@@ -81,6 +82,17 @@ def test_boxes_cover_the_area_and_no_more() -> None:
     assert boxes_of(sides) == [
         (-180, -1, -179.5, 0), (-180, 0, -179.5, 1), (179.5, -1, 180, 0), (179.5, 0, 180, 1),
     ]  # fmt: skip
+
+
+def test_many_islands_in_a_cell_are_one_box() -> None:
+    corners = np.random.default_rng(3).uniform((10.1, 45.1), (11.8, 45.8), (2000, 2))
+    islands = shapely.union_all(shapely.box(*corners.T, *(corners.T + 0.001)))
+    boxes = boxes_of(islands)
+    assert len(boxes) == 2, "one per cell"
+    assert shapely.covers(shapely.union_all([shapely.box(*b) for b in boxes]), islands)
+    assert (boxes[0][0], boxes[1][2]) == pytest.approx(islands.bounds[::2], abs=2e-6), (
+        "and no larger than what it holds"
+    )
 
 
 def test_only_collection_box_dates_and_limit_are_asked_by_post() -> None:
