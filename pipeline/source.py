@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from harmonize.problem import Problem
+from pipeline.access import without_secrets
 from pipeline.manifest import Manifest, parse, read_toml
 from pipeline.sample import CANONICAL_BANDS
 
@@ -51,6 +52,8 @@ class Source(Manifest):
         if value == "":
             raise ValueError("must not be empty | give a path or an address")
         return value
+
+    _plain_href = field_validator("href")(without_secrets)
 
     @field_validator("api")
     @classmethod
