@@ -229,15 +229,15 @@ def _ask(
     asked = client.search(collections=[collection], bbox=list(query.box), datetime=query.datetime, limit=PAGE_ITEMS)
     body = asked.get_parameters()
     found.queries += 1
-    seen: set[Any] = set()
+    seen: set[str] = set()
     pages = idle = 0
     page = io.read_json(asked.url, method="POST", parameters=body)
     while True:
         pages += 1
         found.pages += 1
         features = _features(page, io)
-        fresh = [f for f in features if f.get("id") not in seen]
-        seen.update(f.get("id") for f in features)
+        fresh = [f for f in features if str(f.get("id")) not in seen]
+        seen.update(str(f.get("id")) for f in features)
         yield from fresh
         idle = 0 if fresh else idle + 1
         link = _next_link(page)
@@ -255,7 +255,8 @@ def _ask(
 
 def _is_cut(page: dict[str, Any], count: int) -> bool:
     """Whether a server that gives no next page has kept items back: as it says itself, or because the page is full."""
-    matched = page.get("numberMatched", (page.get("context") or {}).get("matched"))
+    context = page.get("context")
+    matched = page.get("numberMatched", context.get("matched") if isinstance(context, dict) else None)
     return matched > count if isinstance(matched, int) else count >= PAGE_ITEMS
 
 
@@ -269,20 +270,30 @@ def _features(page: dict[str, Any], io: PatientIO) -> list[dict[str, Any]]:
 def _next_link(page: dict[str, Any]) -> Any:
     import pystac
 
-    links = [link for link in page.get("links") or [] if isinstance(link, dict) and link.get("rel") == "next"]
-    return pystac.Link.from_dict(links[0]) if links and links[0].get("href") else None
+    links = [link for link in _links(page) if link.get("rel") == "next"]
+    return pystac.Link.from_dict(links[0]) if links else None
+
+
+def _links(thing: dict[str, Any]) -> list[dict[str, Any]]:
+    """The links of a page or an item that lead somewhere."""
+    links = thing.get("links")
+    found = [link for link in links if isinstance(link, dict)] if isinstance(links, list) else []
+    return [link for link in found if isinstance(link.get("href"), str) and link["href"]]
 
 
 def _plain(item: dict[str, Any], name: str, address: str) -> Item:
-    """An item like those of `catalog.read_items`: relative hrefs resolved against the item's own address."""
+    """An item like those of `catalog.read_items`: relative hrefs resolved against the item's own address.
+
+    What is not of the kind that STAC says stays, for `catalog.checked_item` to tell.
+    """
     from urllib.parse import urljoin
 
-    links = [link for link in item.get("links") or [] if isinstance(link, dict) and link.get("href")]
-    base = next((link["href"] for link in links if link.get("rel") == "self"), address)
-    assets = {}
-    for key, asset in (item.get("assets") or {}).items():
-        href = str(asset.get("href") or "")
-        if href and "://" not in href and not href.startswith("/"):
-            href = urljoin(base, href)
-        assets[key] = {**asset, "href": href}
+    base = next((link["href"] for link in _links(item) if link.get("rel") == "self"), address)
+    assets = item.get("assets")
+    if isinstance(assets, dict):
+        assets = dict(assets)
+        for key, asset in assets.items():
+            href = asset.get("href") if isinstance(asset, dict) else None
+            if isinstance(href, str) and href and "://" not in href and not href.startswith("/"):
+                assets[key] = {**asset, "href": urljoin(base, href)}
     return {k: v for k, v in item.items() if k != "links"} | {"assets": assets, "_file": name}

@@ -362,6 +362,51 @@ def test_a_broken_item_of_an_api_is_left_out_and_told(tmp_path: Path) -> None:
             build(manifest, tmp_path / "b")
 
 
+ODD: dict[str, tuple[list[str], Any, str]] = {
+    "asset null": (["assets", "B02"], None, "assets.B02 is 'None', not an object"),
+    "asset text": (["assets", "B02"], "b02.tif", "assets.B02 is 'b02.tif', not an object"),
+    "asset list": (["assets", "B02"], [1], "assets.B02 is '[1]', not an object"),
+    "assets list": (["assets"], [1], "assets is '[1]', not an object"),
+    "href": (["assets", "B02", "href"], 5, "assets.B02.href is '5', not text"),
+    "id": (["id"], [1], "id is '[1]', not text"),
+    "properties": (["properties"], "none", "properties is 'none', not an object"),
+    "geometry": (["geometry"], [1], "geometry is '[1]', not an object"),
+    "epsg": (["properties", "proj:epsg"], "EPSG:32632", "properties.proj:epsg is 'EPSG:32632', not a whole number"),
+    "transform": (["properties", "proj:transform"], [10, 0, 5], "not six numbers"),
+    "shape": (["properties", "proj:shape"], [10], "not two numbers"),
+    "cloud": (["properties", "eo:cloud_cover"], "5 %", "properties.eo:cloud_cover is '5 %', not a number"),
+    "orbit": (["properties", "sat:relative_orbit"], "R22", "not a whole number"),
+    "polarisations": (["properties", "sar:polarizations"], 5, "not a list of texts"),
+    "of the asset": (["assets", "B02", "proj:transform"], [10, 0, None], "assets.B02.proj:transform is"),
+    "links": (["links"], 5, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_values_of_the_wrong_kind_are_told(case: str, tmp_path: Path) -> None:
+    """An API's item is left out, and one on disk is a Problem; links of the wrong kind are nothing to us."""
+    keys, value, words = ODD[case]
+    world = World(tmp_path, size_m=1200, dates=("2020-06-01T10:00:00Z", "2020-07-01T10:00:00Z"))
+    with StubStac(collections=("s1", "s2")) as stub:
+        manifest = served(world, stub.url)
+        stub.items = collected(world)
+        broken = place = next(i for i in stub.items if i["id"] == "S2-1")
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        build(manifest, tmp_path / "a")
+    receipt = read_receipt(runner.load(manifest, str(tmp_path / "a"))[1], "scenes")
+    assert receipt
+    if not words:
+        assert not receipt.dropped
+        return
+    assert receipt.dropped == {"unusable item": 1}
+    assert words in receipt.notes[1]
+    (tmp_path / "catalog/s2/S2-1.json").write_text(json.dumps(broken))
+    with pytest.raises(Problem, match=re.escape(words)):
+        build(world.write_manifest(), tmp_path / "b")
+
+
 def test_hrefs_that_arrive_signed_are_stored_unsigned(tmp_path: Path) -> None:
     world = World(tmp_path, size_m=1200)
     with StubStac(collections=("s1", "s2")) as stub:
