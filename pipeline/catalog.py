@@ -14,6 +14,15 @@ from pipeline.access import unsigned
 from pipeline.source import Source
 
 Item = dict[str, Any]
+PROPERTIES = frozenset({
+    "datetime", "start_datetime", "end_datetime", "platform", "constellation", "eo:cloud_cover",
+    "sat:orbit_state", "sat:relative_orbit", "sar:polarizations",
+    "proj:code", "proj:epsg", "proj:shape", "proj:transform",
+    "s2:product_uri", "s2:mgrs_tile", "s2:processing_baseline", "s2:generation_time", "processing:version",
+    "processing:datetime", "grid:code", "mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square",
+    "sentinel:product_id", "sentinel:utm_zone", "sentinel:latitude_band", "sentinel:grid_square",
+})  # fmt: skip
+"""All that `item` and `scenes` read of an item's properties and of its assets' fields, besides href."""
 _PARQUET_TOP = {"type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection"}
 
 

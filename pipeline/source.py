@@ -46,6 +46,11 @@ class Source(Manifest):
     def nodata_values(self) -> tuple[float, ...]:
         return self.nodata if isinstance(self.nodata, tuple) else (self.nodata,)
 
+    @property
+    def asset_keys(self) -> set[str]:
+        """Keys of the assets that are read of each item."""
+        return {key for key in (*self.assets.values(), self.scene_classes, self.asset) if key}
+
     @field_validator("href", "items", "api")
     @classmethod
     def _not_empty(cls, value: str | None) -> str | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harmonize.problem import Problem, nearest
-from pipeline.catalog import Item
+from pipeline.catalog import PROPERTIES, Item
 from pipeline.sandbox import size_of
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import shapely
 
     from pipeline.region import Region
+    from pipeline.source import Source
     from pipeline.stac_io import PatientIO
 
 PAGE_ITEMS = 250
@@ -133,15 +134,16 @@ def serving(region: Region, apis: Iterable[str | None]) -> Iterator[dict[str, st
 Track = Callable[[list[Query]], Iterable[Query]]
 
 
-def search(api: str, address: str, collection: str, queries: list[Query], where: str, track: Track = iter) -> Found:
-    """All items of a collection that the queries find, each id once, sorted by id; hrefs as the API gives them.
+def search(source: Source, address: str, queries: list[Query], where: str, track: Track = iter) -> Found:
+    """All items of a source's collection that the queries find, each id once, sorted by id; hrefs as the API gives.
 
-    `api` is the name for messages and for `_file`, `address` is what is asked; `track` may show progress. Items are
-    not checked yet. Raises Problem for an API that does not answer or makes no sense, for an unknown collection, and
-    for more than MAX_ITEMS items.
+    The source's `api` is the name for messages and for `_file`, `address` is what is asked; `track` may show progress.
+    Items are not checked yet, and hold only what is read of them: whole ones take 50 kB each. Raises Problem for an API
+    that does not answer or makes no sense, for an unknown collection, and for more than MAX_ITEMS items.
     """
     from pipeline.stac_io import PatientIO
 
+    api, collection = source.api or "", source.collection or ""
     io = PatientIO(api, where)
     client = _open(address, io)
     _check_collection(client, io, collection)
@@ -154,7 +156,7 @@ def search(api: str, address: str, collection: str, queries: list[Query], where:
             if said != collection:
                 found.others[str(said)] += 1
             else:
-                items[str(item.get("id") or f"(no id, {len(items)})")] = _plain(item, name, address)
+                items[str(item.get("id") or f"(no id, {len(items)})")] = _plain(item, source.asset_keys, name, address)
             if len(items) + found.others.total() > MAX_ITEMS:
                 fix = "make the region smaller or its dates fewer, and build it as several regions"
                 raise Problem(f"the API has more than {MAX_ITEMS} items of '{collection}'", where=where, fix=fix)
@@ -281,19 +283,26 @@ def _links(thing: dict[str, Any]) -> list[dict[str, Any]]:
     return [link for link in found if isinstance(link.get("href"), str) and link["href"]]
 
 
-def _plain(item: dict[str, Any], name: str, address: str) -> Item:
-    """An item like those of `catalog.read_items`: relative hrefs resolved against the item's own address.
+def _plain(item: dict[str, Any], keys: set[str], name: str, address: str) -> Item:
+    """What is read of an item, like those of `catalog.read_items`: relative hrefs start at the item's own address.
 
-    What is not of the kind that STAC says stays, for `catalog.checked_item` to tell.
+    Of assets other than `keys` only the name stays. What is not of the kind that STAC says stays too, for
+    `catalog.checked_item` to tell.
     """
     from urllib.parse import urljoin
 
     base = next((link["href"] for link in _links(item) if link.get("rel") == "self"), address)
-    assets = item.get("assets")
+    assets, properties = item.get("assets"), item.get("properties")
     if isinstance(assets, dict):
-        assets = dict(assets)
-        for key, asset in assets.items():
-            href = asset.get("href") if isinstance(asset, dict) else None
+        assets = {key: _used(asset, {"href"}) if key in keys else {} for key, asset in assets.items()}
+        for key in keys & set(assets):
+            href = assets[key].get("href") if isinstance(assets[key], dict) else None
             if isinstance(href, str) and href and "://" not in href and not href.startswith("/"):
-                assets[key] = {**asset, "href": urljoin(base, href)}
-    return {k: v for k, v in item.items() if k != "links"} | {"assets": assets, "_file": name}
+                assets[key]["href"] = urljoin(base, href)
+    known = {key: item.get(key) for key in ("id", "collection", "geometry")}
+    return known | {"properties": _used(properties), "assets": assets, "_file": name}
+
+
+def _used(fields: Any, more: Iterable[str] = ()) -> Any:
+    """The fields that are read; what is no object is left as it is."""
+    return {k: fields[k] for k in (*more, *PROPERTIES) if k in fields} if isinstance(fields, dict) else fields

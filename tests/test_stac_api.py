@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import types
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,13 @@ from world import World
 
 from harmonize.problem import Problem
 from pipeline import runner, stac_api
+from pipeline.catalog import PROPERTIES
+from pipeline.item import baseline, day_shown, platform, tile
 from pipeline.label_search import label_items
 from pipeline.receipt import read_receipt
 from pipeline.sandbox import VERSION
+from pipeline.scenes import _rows
+from pipeline.source import Source
 from pipeline.stac_api import Found, Query, boxes_of, monthly, search
 from pipeline.stac_io import Patience
 from pipeline.work import Work
@@ -44,7 +49,11 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def find(stub: StubStac, queries: list[Query] = WHOLE, collection: str = "aa") -> Found:
-    return search(stub.url, stub.url, collection, queries, "region.toml, key 'imagery[0].source'")
+    return search(source(stub.url, collection), stub.url, queries, "region.toml, key 'imagery[0].source'")
+
+
+def source(api: str, collection: str = "aa") -> Source:
+    return Source(kind="labels", api=api, collection=collection, asset="data", crosswalk="x")
 
 
 def ids(found: Found) -> list[str]:
@@ -140,14 +149,62 @@ def test_a_cut_answer_without_next_page_is_asked_again_in_halves(monkeypatch: py
 
 
 def test_relative_hrefs_start_at_the_item_and_links_are_not_kept() -> None:
-    one = item("a", assets={"data": {"href": "./b/c.tif"}, "abs": {"href": "/data/x.tif"}})
+    one, two = item("a", assets={"data": {"href": "./b/c.tif"}}), item("b", assets={"data": {"href": "/data/x.tif"}})
     one["links"] = [{"rel": "self", "href": "https://example.org/items/a"}]
+    with StubStac([one, two]) as stub:
+        found = find(stub).items
+    assert [i["assets"]["data"]["href"] for i in found] == ["https://example.org/items/b/c.tif", "/data/x.tif"]
+    assert "links" not in found[0]
+    assert found[0]["_file"] == f"{stub.url}, collection aa"
+
+
+def test_of_an_item_only_what_is_read_is_held() -> None:
+    long = "x" * 10_000
+    asset = {"href": "https://example.org/a.tif", "title": long, "proj:shape": [1, 1]}
+    one = item("a", assets={"data": asset, "preview": asset | {"href": long}}, stac_extensions=[long])
+    one["properties"] |= {"s2:mean_solar_zenith": long, "platform": "sentinel-2a"}
     with StubStac([one]) as stub:
-        found = find(stub).items[0]
-    assert found["assets"]["data"]["href"] == "https://example.org/items/b/c.tif"
-    assert found["assets"]["abs"]["href"] == "/data/x.tif"
-    assert "links" not in found
-    assert found["_file"] == f"{stub.url}, collection aa"
+        (found,) = find(stub).items
+    assert found == {
+        "id": "a", "collection": "aa", "geometry": one["geometry"], "_file": f"{stub.url}, collection aa",
+        "properties": {"datetime": "2020-06-01T10:00:00Z", "platform": "sentinel-2a"},
+        "assets": {"data": {"href": "https://example.org/a.tif", "proj:shape": [1, 1]}, "preview": {}},
+    }  # fmt: skip
+
+
+class Read(dict[str, Any]):
+    """Fields that remember what was asked of them."""
+
+    asked: set[str]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def __or__(self, other: Any) -> Any:
+        found = Read(super().__or__(other))
+        found.asked = self.asked
+        return found
+
+
+def test_what_is_held_of_an_item_is_all_that_is_read(tmp_path: Path) -> None:
+    Read.asked = set()
+    region, store = runner.load(World(tmp_path, size_m=1200).write(), str(tmp_path / "out"))
+    whole = json.loads((tmp_path / "catalog/s2/S2-0.json").read_text())
+    whole |= {"properties": Read(whole["properties"]), "_file": "here"}
+    for asset in whole["assets"].values():
+        asset["href"] = str(tmp_path / asset["href"].removeprefix("../../"))
+    assert _rows([whole], region.imagery[0], Work(region, store, {}), Counter(), [])
+    whole["properties"] = Read({"start_datetime": "2020-01-01", "end_datetime": "2021-01-01"})
+    day_shown(whole)
+    whole["properties"] = Read()
+    for read in (baseline, tile, lambda whole: platform(whole["properties"])):
+        read(whole)
+    assert Read.asked == PROPERTIES
 
 
 # Patience
@@ -211,7 +268,7 @@ def test_the_budget_is_for_all_tries_together(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_api_that_is_not_there_is_told_soon(waits: list[float]) -> None:
     with pytest.raises(Problem) as caught:
-        search("x", "http://user:secret@127.0.0.1:9/v1?key=secret", "aa", WHOLE, "here")
+        search(source("x"), "http://user:secret@127.0.0.1:9/v1?key=secret", WHOLE, "here")
     assert (
         caught.value.what == "the STAC API does not answer: http://127.0.0.1:9/v1 (connection refused; tried 3 times)"
     )
@@ -461,11 +518,11 @@ def test_a_real_server_is_searched_to_its_last_page(tmp_path: Path, monkeypatch:
     items = [item(f"i{k:02d}", f"2020-06-{k + 1:02d}T10:00:00Z") for k in range(25)]
     items += [item("july", "2020-07-02T10:00:00Z"), item("far", box=(20, 45, 21, 46)), item("other", collection="bb")]
     with rustac(tmp_path, items, ("aa", "bb")) as url:
-        found = search(url, url, "aa", WHOLE, "here")
+        found = search(source(url), url, WHOLE, "here")
         assert [i["id"] for i in found.items] == [f"i{k:02d}" for k in range(25)]
         assert (found.queries, found.pages) == (1, 3)
         with pytest.raises(Problem, match="no collection 'aaa'") as caught:
-            search(url, url, "aaa", WHOLE, "here")
+            search(source(url, "aaa"), url, WHOLE, "here")
         assert caught.value.fix == "did you mean 'aa'?"
 
 
