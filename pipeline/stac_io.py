@@ -109,6 +109,14 @@ class PatientIO(StacApiIO):
             raise Problem(f"this is no address of a STAC API: {public(href)}", where=self.where, fix=fix) from None
         except requests.RequestException as error:
             return None, type(error).__name__
+        if response.history and response.request.method != method:
+            # Followed as a GET without its body (RFC 9110, 15.4.2): the answer would be every item there is.
+            first = response.history[0]
+            raise Refused(
+                f"the STAC API sends a search elsewhere: {public(href)} (HTTP {first.status_code})",
+                where=self.where,
+                fix=f"give the address it has moved to as api; the search goes to {public(response.url)}",
+            )
         return response, f"HTTP {response.status_code} {response.reason}"
 
     def _gave_up(self, tries: int, seen: str, asked: float) -> Problem:

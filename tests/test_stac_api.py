@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import shapely
-from stub_stac import Fault, StubStac, body, half, item, reset, stall, status
+from stub_stac import Fault, StubStac, body, half, item, reset, send, stall, status
 from world import World
 
 from harmonize.problem import Problem
@@ -298,6 +298,26 @@ def test_what_cannot_be_used_is_told_at_once(fault: Fault, words: str, waits: li
         problem = refusal(stub)
     assert words in problem.what
     assert f"{stub.url}/search" in problem.what
+    assert waits == []
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_search_is_not_followed_as_a_get_without_its_body(code: int, waits: list[float]) -> None:
+    class Moved(StubStac):
+        def get(self, handler: Any) -> None:
+            if handler.path == "/moved?key=S3CRET":
+                send(handler, json.dumps({"features": self.items, "links": []}).encode())
+            else:
+                super().get(handler)
+
+    with Moved([item("a"), item("far", box=(20, 45, 21, 46))]) as stub:
+        stub.faults = [status(code, Location=f"{stub.url}/moved?key=S3CRET")]
+        if code in (307, 308):
+            assert ids(find(stub)) == ["a"], "posted again"
+            return
+        problem = refusal(stub)
+    assert f"sends a search elsewhere: {stub.url}/search (HTTP {code})" in problem.what
+    assert problem.fix.endswith(f"{stub.url}/moved")
     assert waits == []
 
 
