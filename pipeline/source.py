@@ -11,6 +11,7 @@ from harmonize.problem import Problem
 from pipeline.access import without_secrets
 from pipeline.manifest import Manifest, parse, read_toml
 from pipeline.sample import CANONICAL_BANDS
+from pipeline.sandbox import NAMES, size_of
 
 
 class Source(Manifest):
@@ -69,6 +70,13 @@ class Source(Manifest):
                 "an address with a key or password would be written into tables | give the plain address; "
                 "keys belong into the environment (PC_SDK_SUBSCRIPTION_KEY, ~/.netrc)"
             )
+        return value
+
+    @field_validator("api")
+    @classmethod
+    def _known_world(cls, value: str | None) -> str | None:
+        if (size := size_of(value)) and size not in NAMES:
+            raise ValueError(f"there is no sample world '{size}' | use api = 'sandbox' or 'sandbox:tiny'")
         return value
 
     @model_validator(mode="after")

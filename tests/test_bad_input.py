@@ -86,6 +86,7 @@ CASES: dict[str, tuple[Callable[[World, Path], None], list[str]]] = {
     "source with a password": (replace('"labels/classes.tif"', '"https://me:S3CRET@x.org/a.tif"'), ["'sources.classes.href'", "would be written into receipts"]),
     "event with a signature": (_event(href="https://x.org/a.json?X-Amz-Signature=S3CRET"), ["'events[0].href'", "would be written into receipts"]),
     "extent with a password": (_event(analysed="https://me:S3CRET@x.org/a.json"), ["'events[0].analysed'", "would be written into receipts"]),
+    "unknown sample world": (replace('items = "catalog/s1/*.json"', 'api = "sandbox:huge"\ncollection = "s1"'), ["'sources.s1-here.api'", "no sample world 'huge'", "'sandbox:tiny'", "tiny.toml"]),
     "api without collection": (replace('items = "catalog/s1/*.json"', 'api = "https://x.org/v1"'), ["asked for a collection", "sources.s1-here"]),
     "unknown code": (_crosswalk(HEAD + "1,a,water,judgement\n"), ["label code 2 has no class", "classes.csv", "add the line"]),
     "unknown class": (_crosswalk(HEAD + "1,a,watr,judgement\n"), ["'watr' is not in the vocabulary", "line 2", "'water'"]),

@@ -18,7 +18,7 @@ from harmonize.problem import Problem
 from harmonize.splits import SplitShares, block_of, spatial_split
 from pipeline.radiometry import remove_offset
 from pipeline.region import load_region
-from pipeline.sandbox import build, radar
+from pipeline.sandbox import NAMES, build, radar
 from pipeline.sandbox.acquisitions import Scene, scenes_of, tile_name
 from pipeline.sandbox.places import BY_NAME, PLACES, SIZES, size_named
 from pipeline.sandbox.ranges import range_server
@@ -81,6 +81,7 @@ def test_a_world_of_another_version_is_drawn_anew(tmp_path: Path, monkeypatch: p
 
 
 def test_there_are_two_sizes() -> None:
+    assert sorted(SIZES) == sorted(NAMES)
     with pytest.raises(Problem, match="no sample world 'huge'"):
         size_named("huge")
 
