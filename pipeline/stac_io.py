@@ -19,6 +19,7 @@ import requests
 from pystac_client.stac_api_io import StacApiIO
 
 from harmonize.problem import Problem
+from pipeline.sandbox import size_of
 
 RETRIED = frozenset({429, 500, 502, 503, 504})
 """Answers that a later try may not give: too many requests, and a server or gateway in trouble."""
@@ -61,6 +62,8 @@ class PatientIO(StacApiIO):
     def __init__(self, api: str, where: str, patience: Patience | None = None) -> None:
         super().__init__(max_retries=None)
         self.api, self.where = api, where
+        if size_of(api):
+            self.session.trust_env = False  # a proxy of the environment does not know this machine's own addresses
         self.patience = patience or PATIENCE
         self.address = api
         self.answered = False
