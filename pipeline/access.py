@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from urllib.parse import parse_qsl, urlsplit
 
@@ -15,20 +16,35 @@ _SIGNATURES = {
     "signature", "expires", "key-pair-id", "policy", "awsaccesskeyid", "googleaccessid",
     "token", "access_token", "subscription-key", "apikey", "api_key", "key",
 }  # fmt: skip
+_USER = re.compile(r"://[^/?#]*@")
+"""`user:password@` before a host."""
 _LOCK = threading.Lock()
 """The SDK's cache of tokens has none: threads that start together would each ask for a token, and be told 429."""
 
 
 def is_signed(href: str) -> bool:
     """Whether an address carries a signature or a key in its query string."""
-    names = {name.lower() for name, _ in parse_qsl(urlsplit(href).query, keep_blank_values=True)}
+    query = href.partition("?")[2].partition("#")[0]
+    names = {name.lower() for name, _ in parse_qsl(query, keep_blank_values=True)}
     return bool(names & _SIGNATURES) or any(name.startswith(("x-amz-", "x-goog-")) for name in names)
 
 
+def without_secrets(href: str | None) -> str | None:
+    """What a manifest names, as it is: it stands in receipts. ValueError (what | fix) where it holds a secret."""
+    if href and (is_signed(href) or _USER.search(href)):
+        raise ValueError(
+            "an address with a signature, key or password would be written into receipts | give the plain address; "
+            "sign = 'planetary-computer' signs it when it is opened, passwords belong into ~/.netrc"
+        )
+    return href
+
+
 def unsigned(href: str) -> str:
-    """An href as it may stand in a table: one that arrives signed loses its query string, `file://` is a path."""
+    """An href as it may stand in a table: one that arrives signed loses its query string, one with a user's name and
+    password loses them, `file://` is a path."""
     if href.startswith("file://"):
         return urlsplit(href).path
+    href = _USER.sub("://", href)
     return href.partition("?")[0] if "?" in href and is_signed(href) else href
 
 

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import glob
 import json
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from harmonize.problem import Problem
+from pipeline.access import unsigned
 from pipeline.source import Source
 
 Item = dict[str, Any]
+PROPERTIES = frozenset({
+    "datetime", "start_datetime", "end_datetime", "platform", "constellation", "eo:cloud_cover",
+    "sat:orbit_state", "sat:relative_orbit", "sar:polarizations",
+    "proj:code", "proj:epsg", "proj:shape", "proj:transform",
+    "s2:product_uri", "s2:mgrs_tile", "s2:processing_baseline", "s2:generation_time", "processing:version",
+    "processing:datetime", "grid:code", "mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square",
+    "sentinel:product_id", "sentinel:utm_zone", "sentinel:latitude_band", "sentinel:grid_square",
+})  # fmt: skip
+"""All that `item` and `scenes` read of an item's properties and of its assets' fields, besides href."""
 _PARQUET_TOP = {"type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection"}
 
 
@@ -69,7 +81,52 @@ def checked_item(item: Any, where: str) -> Item:
         missing = ", ".join(k for k in needed if not isinstance(item, dict) or not item.get(k))
         name = f"item {item['id']} in {where}" if isinstance(item, dict) and item.get("id") else where
         raise Problem(f"a STAC item lacks {missing}", where=name, fix="mend the item, or leave it out of 'items'")
+    for key, value, kind in _odd_values(item):
+        raise Problem(
+            f"a STAC item's {key} is {unsigned(str(value))[:60]!r}, not {kind}",
+            where=f"item {item['id']} in {where}",
+            fix="mend the item, or leave it out of 'items'",
+        )
     return item
+
+
+def _odd_values(item: Item) -> Iterator[tuple[str, Any, str]]:
+    """Key, value and what it must be, for values of a kind that STAC does not know there."""
+    if not isinstance(item["id"], str):
+        yield "id", item["id"], "text"
+    for key in ("geometry", "properties", "assets"):
+        if not isinstance(item[key], dict):
+            yield key, item[key], "an object"
+            return
+    for name, asset in item["assets"].items():
+        if not isinstance(asset, dict):
+            yield f"assets.{name}", asset, "an object"
+        elif not isinstance(asset.get("href", ""), str):
+            yield f"assets.{name}.href", asset["href"], "text"
+    places = {"properties": item["properties"]} | {f"assets.{k}": a for k, a in item["assets"].items()}
+    for place, fields in places.items():
+        for key, (kind, is_right) in _KINDS.items():
+            if fields.get(key) is not None and not is_right(fields[key]):
+                yield f"{place}.{key}", fields[key], kind
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and value == int(value)
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "eo:cloud_cover": ("a number", _is_number),
+    "sat:relative_orbit": ("a whole number", _is_whole),
+    "sar:polarizations": ("a list of texts", lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v)),
+    "proj:epsg": ("a whole number", _is_whole),
+    "proj:shape": ("two numbers", lambda v: isinstance(v, list) and len(v) == 2 and all(map(_is_number, v))),
+    "proj:transform": ("six numbers", lambda v: isinstance(v, list) and len(v) >= 6 and all(map(_is_number, v))),
+}
+"""What properties that we count with must be, where they are given."""
 
 
 def _from_parquet(path: Path) -> list[Item]:

@@ -69,7 +69,22 @@ def _cut_at_180(part: Any) -> Any:
 
 def when(item: Item) -> dt.datetime:
     """Acquisition time, UTC. Catalogues also write a space for the T, and only start_datetime."""
-    text = item["properties"].get("datetime") or item["properties"].get("start_datetime")
+    return _time(item, item["properties"].get("datetime") or item["properties"].get("start_datetime"))
+
+
+def day_shown(item: Item) -> dt.date | None:
+    """The day that a map stands for: the middle of the time it shows, else its one time; None for an undated one.
+
+    A map of a year is written as 2023-01-01 to 2024-01-01: dated by its start, it would rule from July before.
+    """
+    p = item["properties"]
+    if p.get("start_datetime") and p.get("end_datetime"):
+        start, end = (_time(item, p[key]) for key in ("start_datetime", "end_datetime"))
+        return (start + (end - start) / 2).date()
+    return when(item).date() if p.get("datetime") or p.get("start_datetime") else None
+
+
+def _time(item: Item, text: Any) -> dt.datetime:
     if isinstance(text, dt.datetime):
         found = text
     else:

@@ -42,7 +42,7 @@ def label_items(work: Work, use: LabelUse, where: str, notes: list[str]) -> list
         def track(these: list[Query]) -> Iterator[Query]:
             return work.track(these, len(these), use.source)
 
-        return stac_api.search(api, addresses[api], source.collection or "", queries, where, track)
+        return stac_api.search(source, addresses[api], queries, where, track)
 
     with stac_api.serving(region, [api]) as addresses:
         queries = label_queries(region, use, work.area)

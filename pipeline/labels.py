@@ -17,7 +17,7 @@ from pipeline import events, tables
 from pipeline.access import reachable, unsigned
 from pipeline.catalog import Item, catalogue_files, checked_item, read_items
 from pipeline.grid import Cell, parse_cell
-from pipeline.item import footprint, name_of, when
+from pipeline.item import day_shown, footprint, name_of
 from pipeline.label_search import label_items
 from pipeline.region import LabelUse, Region
 from pipeline.sandbox import SCHEME, size_of
@@ -203,9 +203,7 @@ def _of_items(items: list[Item], work: Work, use: LabelUse, where: str) -> Itera
             raise Problem(
                 "the label asset is missing", where=place, fix=f"assets there: {', '.join(sorted(item['assets']))}"
             )
-        text = item["properties"].get("datetime") or item["properties"].get("start_datetime")
-        date = use.date or (when(item).date() if text else None)
-        yield LabelFile(source, href, date, where, footprint(item))
+        yield LabelFile(source, href, use.date or day_shown(item), where, footprint(item))
 
 
 def _check_kinds(files: list[LabelFile]) -> None:

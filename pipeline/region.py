@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from harmonize.problem import Problem, nearest
+from pipeline.access import without_secrets
 from pipeline.manifest import Manifest, parse, read_toml
 from pipeline.sandbox import SCHEME, path_of, size_of
 from pipeline.source import Source, known_sources, load_sources
@@ -35,6 +36,8 @@ class LabelUse(Manifest):
     date: dt.date | None = None
     """Day an undated file shows."""
 
+    _plain_href = field_validator("href")(without_secrets)
+
 
 EFFECT_DAYS = {"flood": 20, "fire": 180, "earthquake": 90}
 """How long each kind can be seen, where the manifest does not say."""
@@ -59,6 +62,8 @@ class Event(Manifest):
     before_days: int = Field(default=60, ge=1)
     after: int = Field(default=2, ge=0)
     licence: str = "unknown"
+
+    _plain_hrefs = field_validator("href", "analysed")(without_secrets)
 
     @model_validator(mode="before")
     @classmethod

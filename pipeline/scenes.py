@@ -70,14 +70,8 @@ def find_scenes(work: Work) -> Outcome:
             where = f"{region.path}, key 'imagery[{k}].source' ({use.source})"
             if source.api:
                 queries = stac_api.monthly(work.area, region.start, region.end)
-                found = stac_api.search(
-                    source.api,
-                    addresses[source.api],
-                    source.collection or "",
-                    queries,
-                    where,
-                    _tracking(work, use.source),
-                )
+                track = _tracking(work, use.source)
+                found = stac_api.search(source, addresses[source.api], queries, where, track)
                 items = found.items
                 notes.append(found.note(use.source))
             else:

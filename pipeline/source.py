@@ -8,8 +8,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from harmonize.problem import Problem
+from pipeline.access import without_secrets
 from pipeline.manifest import Manifest, parse, read_toml
 from pipeline.sample import CANONICAL_BANDS
+from pipeline.sandbox import NAMES, size_of
 
 
 class Source(Manifest):
@@ -45,12 +47,19 @@ class Source(Manifest):
     def nodata_values(self) -> tuple[float, ...]:
         return self.nodata if isinstance(self.nodata, tuple) else (self.nodata,)
 
+    @property
+    def asset_keys(self) -> set[str]:
+        """Keys of the assets that are read of each item."""
+        return {key for key in (*self.assets.values(), self.scene_classes, self.asset) if key}
+
     @field_validator("href", "items", "api")
     @classmethod
     def _not_empty(cls, value: str | None) -> str | None:
         if value == "":
             raise ValueError("must not be empty | give a path or an address")
         return value
+
+    _plain_href = field_validator("href")(without_secrets)
 
     @field_validator("api")
     @classmethod
@@ -61,6 +70,13 @@ class Source(Manifest):
                 "an address with a key or password would be written into tables | give the plain address; "
                 "keys belong into the environment (PC_SDK_SUBSCRIPTION_KEY, ~/.netrc)"
             )
+        return value
+
+    @field_validator("api")
+    @classmethod
+    def _known_world(cls, value: str | None) -> str | None:
+        if (size := size_of(value)) and size not in NAMES:
+            raise ValueError(f"there is no sample world '{size}' | use api = 'sandbox' or 'sandbox:tiny'")
         return value
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harmonize.problem import Problem, nearest
-from pipeline.catalog import Item
+from pipeline.catalog import PROPERTIES, Item
 from pipeline.sandbox import size_of
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import shapely
 
     from pipeline.region import Region
+    from pipeline.source import Source
     from pipeline.stac_io import PatientIO
 
 PAGE_ITEMS = 250
@@ -86,19 +87,22 @@ def boxes_of(area: shapely.Geometry) -> list[Box]:
     import numpy as np
     import shapely
 
-    found = []
+    pieces: dict[Box, list[Box]] = {}
     for part in shapely.get_parts(area):
         west, south, east, north = part.bounds
         lon, lat = np.meshgrid(np.arange(math.floor(west), east), np.arange(math.floor(south), north))
         cells = shapely.box(lon.ravel(), lat.ravel(), lon.ravel() + 1, lat.ravel() + 1)
         shapely.prepare(part)
-        inside = shapely.intersection(part, cells[shapely.intersects(part, cells)])
-        found += [_outward(piece.bounds) for piece in inside if piece.area > 0]
-    return sorted(set(found))
+        near = cells[shapely.intersects(part, cells)]
+        for cell, piece in zip(near, shapely.intersection(part, near), strict=True):
+            if piece.area > 0:
+                pieces.setdefault(cell.bounds, []).append(piece.bounds)
+    return sorted(_outward(shapely.total_bounds(shapely.box(*np.transpose(boxes)))) for boxes in pieces.values())
 
 
-def _outward(box: Box) -> Box:
+def _outward(box: Iterable[float]) -> Box:
     """Rounded to 6 decimals (0.1 m), never inwards."""
+    box = list(map(float, box))
     low = [math.floor(v * 1e6) / 1e6 for v in box[:2]]
     high = [math.ceil(v * 1e6) / 1e6 for v in box[2:]]
     return max(low[0], -180), max(low[1], -90), min(high[0], 180), min(high[1], 90)
@@ -130,15 +134,16 @@ def serving(region: Region, apis: Iterable[str | None]) -> Iterator[dict[str, st
 Track = Callable[[list[Query]], Iterable[Query]]
 
 
-def search(api: str, address: str, collection: str, queries: list[Query], where: str, track: Track = iter) -> Found:
-    """All items of a collection that the queries find, each id once, sorted by id; hrefs as the API gives them.
+def search(source: Source, address: str, queries: list[Query], where: str, track: Track = iter) -> Found:
+    """All items of a source's collection that the queries find, each id once, sorted by id; hrefs as the API gives.
 
-    `api` is the name for messages and for `_file`, `address` is what is asked; `track` may show progress. Items are
-    not checked yet. Raises Problem for an API that does not answer or makes no sense, for an unknown collection, and
-    for more than MAX_ITEMS items.
+    The source's `api` is the name for messages and for `_file`, `address` is what is asked; `track` may show progress.
+    Items are not checked yet, and hold only what is read of them: whole ones take 50 kB each. Raises Problem for an API
+    that does not answer or makes no sense, for an unknown collection, and for more than MAX_ITEMS items.
     """
     from pipeline.stac_io import PatientIO
 
+    api, collection = source.api or "", source.collection or ""
     io = PatientIO(api, where)
     client = _open(address, io)
     _check_collection(client, io, collection)
@@ -151,7 +156,7 @@ def search(api: str, address: str, collection: str, queries: list[Query], where:
             if said != collection:
                 found.others[str(said)] += 1
             else:
-                items[str(item.get("id") or f"(no id, {len(items)})")] = _plain(item, name, address)
+                items[str(item.get("id") or f"(no id, {len(items)})")] = _plain(item, source.asset_keys, name, address)
             if len(items) + found.others.total() > MAX_ITEMS:
                 fix = "make the region smaller or its dates fewer, and build it as several regions"
                 raise Problem(f"the API has more than {MAX_ITEMS} items of '{collection}'", where=where, fix=fix)
@@ -226,15 +231,15 @@ def _ask(
     asked = client.search(collections=[collection], bbox=list(query.box), datetime=query.datetime, limit=PAGE_ITEMS)
     body = asked.get_parameters()
     found.queries += 1
-    seen: set[Any] = set()
+    seen: set[str] = set()
     pages = idle = 0
     page = io.read_json(asked.url, method="POST", parameters=body)
     while True:
         pages += 1
         found.pages += 1
         features = _features(page, io)
-        fresh = [f for f in features if f.get("id") not in seen]
-        seen.update(f.get("id") for f in features)
+        fresh = [f for f in features if str(f.get("id")) not in seen]
+        seen.update(str(f.get("id")) for f in features)
         yield from fresh
         idle = 0 if fresh else idle + 1
         link = _next_link(page)
@@ -252,7 +257,8 @@ def _ask(
 
 def _is_cut(page: dict[str, Any], count: int) -> bool:
     """Whether a server that gives no next page has kept items back: as it says itself, or because the page is full."""
-    matched = page.get("numberMatched", (page.get("context") or {}).get("matched"))
+    context = page.get("context")
+    matched = page.get("numberMatched", context.get("matched") if isinstance(context, dict) else None)
     return matched > count if isinstance(matched, int) else count >= PAGE_ITEMS
 
 
@@ -266,20 +272,37 @@ def _features(page: dict[str, Any], io: PatientIO) -> list[dict[str, Any]]:
 def _next_link(page: dict[str, Any]) -> Any:
     import pystac
 
-    links = [link for link in page.get("links") or [] if isinstance(link, dict) and link.get("rel") == "next"]
-    return pystac.Link.from_dict(links[0]) if links and links[0].get("href") else None
+    links = [link for link in _links(page) if link.get("rel") == "next"]
+    return pystac.Link.from_dict(links[0]) if links else None
 
 
-def _plain(item: dict[str, Any], name: str, address: str) -> Item:
-    """An item like those of `catalog.read_items`: relative hrefs resolved against the item's own address."""
+def _links(thing: dict[str, Any]) -> list[dict[str, Any]]:
+    """The links of a page or an item that lead somewhere."""
+    links = thing.get("links")
+    found = [link for link in links if isinstance(link, dict)] if isinstance(links, list) else []
+    return [link for link in found if isinstance(link.get("href"), str) and link["href"]]
+
+
+def _plain(item: dict[str, Any], keys: set[str], name: str, address: str) -> Item:
+    """What is read of an item, like those of `catalog.read_items`: relative hrefs start at the item's own address.
+
+    Of assets other than `keys` only the name stays. What is not of the kind that STAC says stays too, for
+    `catalog.checked_item` to tell.
+    """
     from urllib.parse import urljoin
 
-    links = [link for link in item.get("links") or [] if isinstance(link, dict) and link.get("href")]
-    base = next((link["href"] for link in links if link.get("rel") == "self"), address)
-    assets = {}
-    for key, asset in (item.get("assets") or {}).items():
-        href = str(asset.get("href") or "")
-        if href and "://" not in href and not href.startswith("/"):
-            href = urljoin(base, href)
-        assets[key] = {**asset, "href": href}
-    return {k: v for k, v in item.items() if k != "links"} | {"assets": assets, "_file": name}
+    base = next((link["href"] for link in _links(item) if link.get("rel") == "self"), address)
+    assets, properties = item.get("assets"), item.get("properties")
+    if isinstance(assets, dict):
+        assets = {key: _used(asset, {"href"}) if key in keys else {} for key, asset in assets.items()}
+        for key in keys & set(assets):
+            href = assets[key].get("href") if isinstance(assets[key], dict) else None
+            if isinstance(href, str) and href and "://" not in href and not href.startswith("/"):
+                assets[key]["href"] = urljoin(base, href)
+    known = {key: item.get(key) for key in ("id", "collection", "geometry")}
+    return known | {"properties": _used(properties), "assets": assets, "_file": name}
+
+
+def _used(fields: Any, more: Iterable[str] = ()) -> Any:
+    """The fields that are read; what is no object is left as it is."""
+    return {k: fields[k] for k in (*more, *PROPERTIES) if k in fields} if isinstance(fields, dict) else fields

@@ -19,6 +19,7 @@ import requests
 from pystac_client.stac_api_io import StacApiIO
 
 from harmonize.problem import Problem
+from pipeline.sandbox import size_of
 
 RETRIED = frozenset({429, 500, 502, 503, 504})
 """Answers that a later try may not give: too many requests, and a server or gateway in trouble."""
@@ -61,6 +62,8 @@ class PatientIO(StacApiIO):
     def __init__(self, api: str, where: str, patience: Patience | None = None) -> None:
         super().__init__(max_retries=None)
         self.api, self.where = api, where
+        if size_of(api):
+            self.session.trust_env = False  # a proxy of the environment does not know this machine's own addresses
         self.patience = patience or PATIENCE
         self.address = api
         self.answered = False
@@ -109,6 +112,14 @@ class PatientIO(StacApiIO):
             raise Problem(f"this is no address of a STAC API: {public(href)}", where=self.where, fix=fix) from None
         except requests.RequestException as error:
             return None, type(error).__name__
+        if response.history and response.request.method != method:
+            # Followed as a GET without its body (RFC 9110, 15.4.2): the answer would be every item there is.
+            first = response.history[0]
+            raise Refused(
+                f"the STAC API sends a search elsewhere: {public(href)} (HTTP {first.status_code})",
+                where=self.where,
+                fix=f"give the address it has moved to as api; the search goes to {public(response.url)}",
+            )
         return response, f"HTTP {response.status_code} {response.reason}"
 
     def _gave_up(self, tries: int, seen: str, asked: float) -> Problem:

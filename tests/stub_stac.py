@@ -174,6 +174,8 @@ class StubStac:
         if not wanted.get("datetime"):
             return True
         p = item["properties"]
+        if not isinstance(p, dict):
+            return True
         first, last = (dt.datetime.fromisoformat(t) for t in wanted["datetime"].split("/"))
         start, end = (p.get("start_datetime"), p.get("end_datetime")) if p["datetime"] is None else (p["datetime"],) * 2
         return dt.datetime.fromisoformat(start) <= last and dt.datetime.fromisoformat(end) >= first

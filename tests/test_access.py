@@ -102,6 +102,8 @@ def test_what_counts_as_signed() -> None:
     assert unsigned("https://x.org/get?file=a.tif&page=2") == "https://x.org/get?file=a.tif&page=2", (
         "a query that names the file"
     )
+    assert unsigned("https://me:SECRET@x.org/a@b.tif?page=2") == "https://x.org/a@b.tif?page=2"
+    assert unsigned("https://[x.org/a.tif?sig=1") == "https://[x.org/a.tif", "no address, and no traceback"
     assert unsigned("file:///data/a.tif") == "/data/a.tif"
     assert unsigned("data/what?.tif") == "data/what?.tif"
     assert is_signed("https://x.org/a.tif?access_token=1")

@@ -82,6 +82,11 @@ CASES: dict[str, tuple[Callable[[World, Path], None], list[str]]] = {
     "elsewhere": (replace("bounds = [", "bounds = [100.0, 1.0, 101.0, 2.0] #"), ["no scene", "outside the region"]),
     "api": (replace('items = "catalog/s1/*.json"', 'api = "http://127.0.0.1:9/v1"\ncollection = "s1"'), ["does not answer: http://127.0.0.1:9/v1", "tried 3 times", "imagery[1]"]),
     "api with a key": (replace('items = "catalog/s1/*.json"', 'api = "https://x.org/v1?key=S3CRET"'), ["'sources.s1-here.api'", "would be written into tables"]),
+    "label with a signature": (replace('source = "classes"', 'source = "classes"\nhref = "https://x.org/a.tif?se=1&sig=S3CRET"'), ["'labels[0].href'", "would be written into receipts", "plain address"]),
+    "source with a password": (replace('"labels/classes.tif"', '"https://me:S3CRET@x.org/a.tif"'), ["'sources.classes.href'", "would be written into receipts"]),
+    "event with a signature": (_event(href="https://x.org/a.json?X-Amz-Signature=S3CRET"), ["'events[0].href'", "would be written into receipts"]),
+    "extent with a password": (_event(analysed="https://me:S3CRET@x.org/a.json"), ["'events[0].analysed'", "would be written into receipts"]),
+    "unknown sample world": (replace('items = "catalog/s1/*.json"', 'api = "sandbox:huge"\ncollection = "s1"'), ["'sources.s1-here.api'", "no sample world 'huge'", "'sandbox:tiny'", "tiny.toml"]),
     "api without collection": (replace('items = "catalog/s1/*.json"', 'api = "https://x.org/v1"'), ["asked for a collection", "sources.s1-here"]),
     "unknown code": (_crosswalk(HEAD + "1,a,water,judgement\n"), ["label code 2 has no class", "classes.csv", "add the line"]),
     "unknown class": (_crosswalk(HEAD + "1,a,watr,judgement\n"), ["'watr' is not in the vocabulary", "line 2", "'water'"]),
@@ -137,6 +142,7 @@ def test_mistakes_are_explained(case: str, tmp_path: Path, monkeypatch: pytest.M
         assert word in said, said
     assert "fix:" in said
     assert "Traceback" not in said
+    assert "S3CRET" not in said
     assert not list(out.rglob(".*.tmp")), "nothing half-written"
     assert not (out / "tiny/shards/shards.json").exists()
 

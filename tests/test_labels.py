@@ -307,3 +307,31 @@ def test_stratified_keeps_a_cell_together(tmp_path: Path) -> None:
     assert len(by_cell) == 16
     assert all(len(splits) == 1 for splits in by_cell.values())
     assert {s for splits in by_cell.values() for s in splits} >= {"train", "test"}
+
+
+@pytest.mark.parametrize(
+    ("taken", "says"),
+    [("2018-02-01", "water"), ("2018-10-15", "water"), ("2018-12-31", "water"), ("2019-01-01", "crops")],
+)
+def test_a_map_of_a_year_rules_in_its_year(taken: str, says: str, tmp_path: Path) -> None:
+    """Its item has no datetime but a span, which ends with the next year's midnight (Impact Observatory's maps)."""
+    import pyarrow.parquet as pq
+
+    from pipeline import runner
+
+    keys = {"start": "2018-01-01", "end": "2019-12-31"}
+    world = World(tmp_path, size_m=1200, dates=(f"{taken}T10:00:00Z",), s1_dates=(), manifest=keys)
+    manifest = world.write()
+    for year, code in ((2018, 1), (2019, 2)):
+        href = f"labels/{year}.tif"
+        world.tif(tmp_path / href, np.full((120, 120), code, np.uint8), 10)
+        span = {"start_datetime": f"{year}-01-01T00:00:00Z", "end_datetime": f"{year + 1}-01-01T00:00:00Z"}
+        world.item("maps", str(year), "", {"data": href}, {"datetime": None, **span})
+    text = manifest.read_text().replace('href = "labels/classes.tif"', 'items = "catalog/maps/*.json"\nasset = "data"')
+    manifest.write_text(text.replace('[[imagery]]\nsource = "s1-here"\n', ""))
+    region, store = runner.load(manifest, str(tmp_path / "out"))
+    runner.run_upto(region, store, "captions", quiet=True)
+    labels = pq.read_table(tmp_path / "out/tiny/labels.parquet").to_pylist()
+    assert {r["date"] for r in labels} == {dt.date(2018, 7, 2), dt.date(2019, 7, 2)}
+    rows = pq.read_table(tmp_path / "out/tiny/captions.parquet").to_pylist()
+    assert {r["caption_paper"] for r in rows} == {says}

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import socket
+import tomllib
 from pathlib import Path
 
+import geopandas
 import pytest
 from commands import run
 from conftest import ROOT
 from world import World
 
 from harmonize.crosswalk import parse_crosswalk
+from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES
+from pipeline.events import load_events, touches
+from pipeline.grid import cells_of
 from pipeline.place import area_of
-from pipeline.region import load_region
+from pipeline.region import Region, load_region
 from pipeline.sandbox import size_of
 from pipeline.source import crosswalk_path, known_sources
 
@@ -55,6 +60,35 @@ def test_an_example_region_loads_and_says_what_it_would_ask(path: Path, tmp_path
         assert f"{name}: {place}, collection {source.collection}" in found.stdout
     assert "nothing was asked and nothing was written" in found.stdout
     assert not (tmp_path / "out").exists()
+
+
+MARKED = [path for path in REGIONS if "\n# [[events]]" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", MARKED, ids=lambda p: p.stem)
+def test_the_event_of_an_example_region_works_once_its_files_are_there(path: Path, tmp_path: Path) -> None:
+    """The marks taken away as the file says, beside made-up squares in the place of the files to be downloaded."""
+    head, table = path.read_text().split("\n# [[events]]\n")
+    assert " is off until its file" in head
+    lines = ["[[events]]", *(line.removeprefix("# ") for line in table.splitlines())]
+    manifest = tmp_path / path.name
+    manifest.write_text("\n".join([head, *lines]))
+    with pytest.raises(Problem, match="there is no event file"):
+        load_region(manifest)
+    region = Region.model_validate(tomllib.loads(manifest.read_text()))
+    middle = area_of(region).centroid
+    (event,) = region.events
+    for href in filter(None, (event.href, event.analysed)):
+        (tmp_path / href).parent.mkdir(exist_ok=True)
+        geopandas.GeoDataFrame(geometry=[middle.buffer(0.05)], crs=4326).to_file(tmp_path / href)
+    (mapped,) = load_events(load_region(manifest))
+    assert mapped.event.start == event.start
+    assert region.start < mapped.event.start < region.end
+    assert touches(mapped, cells_of(middle.buffer(0.01), region.size_px))
+
+
+def test_three_example_regions_have_an_event() -> None:
+    assert [path.stem for path in MARKED] == ["evia-2021", "kahramanmaras-2023", "veneto-2018"]
 
 
 def test_a_dry_run_counts_cells_and_queries(tmp_path: Path) -> None:

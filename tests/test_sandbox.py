@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import types
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pystac
 import pytest
@@ -18,13 +26,16 @@ from harmonize.problem import Problem
 from harmonize.splits import SplitShares, block_of, spatial_split
 from pipeline.radiometry import remove_offset
 from pipeline.region import load_region
-from pipeline.sandbox import build, radar
+from pipeline.sandbox import NAMES, build, radar, server
 from pipeline.sandbox.acquisitions import Scene, scenes_of, tile_name
 from pipeline.sandbox.places import BY_NAME, PLACES, SIZES, size_named
 from pipeline.sandbox.ranges import range_server
 from pipeline.sandbox.server import serving
 from pipeline.sandbox.signatures import KIND, signatures
 from pipeline.sandbox.truth import place_outline
+from pipeline.source import known_sources
+from pipeline.stac_api import Query, search
+from pipeline.stac_io import Patience
 
 TINY = SIZES["tiny"]
 SCENES = {scene.id: scene for scene in scenes_of(TINY)}
@@ -81,6 +92,7 @@ def test_a_world_of_another_version_is_drawn_anew(tmp_path: Path, monkeypatch: p
 
 
 def test_there_are_two_sizes() -> None:
+    assert sorted(SIZES) == sorted(NAMES)
     with pytest.raises(Problem, match="no sample world 'huge'"):
         size_named("huge")
 
@@ -317,3 +329,73 @@ def test_the_api_and_the_files_are_served(tiny_world: Path) -> None:
         assert np.array_equal(part, read(tiny_world, scene, "vv")[100:110, 200:220])
         assert all(method in ("GET", "HEAD") for method, _, _ in files.requests)
         assert any(span.startswith("bytes=") for _, _, span in files.requests)
+
+
+def test_a_proxy_is_not_asked_for_the_sample_world(tiny_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(server, "START_SECONDS", 5)
+    monkeypatch.setattr("pipeline.stac_io.PATIENCE", Patience(tries=1))
+    source = known_sources()["sandbox-sentinel-1-rtc"].model_copy(update={"api": "sandbox:tiny"})
+    with serving("tiny", tiny_world.parent) as address:
+        assert search(source, address, [Query((19, 60, 22, 70))], "here").items
+
+
+class Other(BaseHTTPRequestHandler):
+    """Another program that has taken the port."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"links": [{"rel": "self", "href": "http://127.0.0.1:1/"}]}')
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+def test_an_answer_of_another_program_is_not_ours(tiny_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        taken = types.SimpleNamespace(bind=lambda _: None, getsockname=lambda: other.server_address, close=lambda: None)
+        monkeypatch.setattr(server, "socket", types.SimpleNamespace(socket=lambda: taken))
+        with pytest.raises(Problem, match="does not start"), serving("tiny", tiny_world.parent):
+            pass
+        other.shutdown()
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from pipeline.sandbox.ranges import range_server
+from pipeline.sandbox.server import serving
+with range_server(Path(sys.argv[1])), serving("tiny", Path(sys.argv[1])) as address:
+    print(address, flush=True)
+    if sys.argv[2] == "stay":
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_servers_end_with_the_process_that_wants_them(
+    number: signal.Signals | None, tiny_world: Path, tmp_path: Path
+) -> None:
+    """The whole process group gets Ctrl-C, as from a terminal, or a scheduler's SIGTERM; kill -9 hits the parent alone."""
+    stay = "leave" if number is None else "stay"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tiny_world.parent), stay],
+        cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert parent.stdout is not None
+    assert parent.stdout.readline().startswith("http://127.0.0.1:")
+    servers = psutil.Process(parent.pid).children(recursive=True) if number else []
+    if number:
+        assert len(servers) == 4, "two guards, rustac and the files' server"
+        assert len(list(tmp_path.iterdir())) == 2
+        (os.kill if number == signal.SIGKILL else os.killpg)(parent.pid, number)
+    parent.communicate(timeout=30)
+    _, alive = psutil.wait_procs(servers, timeout=10)
+    assert not alive
+    assert not list(tmp_path.iterdir())

@@ -12,21 +12,27 @@ import subprocess
 import sys
 import time
 import types
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import shapely
-from stub_stac import Fault, StubStac, body, half, item, reset, stall, status
+from stub_stac import Fault, StubStac, body, half, item, reset, send, stall, status
 from world import World
 
 from harmonize.problem import Problem
 from pipeline import runner, stac_api
+from pipeline.catalog import PROPERTIES
+from pipeline.item import baseline, day_shown, platform, tile
 from pipeline.label_search import label_items
 from pipeline.receipt import read_receipt
 from pipeline.sandbox import VERSION
+from pipeline.scenes import _rows
+from pipeline.source import Source
 from pipeline.stac_api import Found, Query, boxes_of, monthly, search
 from pipeline.stac_io import Patience
 from pipeline.work import Work
@@ -43,7 +49,11 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def find(stub: StubStac, queries: list[Query] = WHOLE, collection: str = "aa") -> Found:
-    return search(stub.url, stub.url, collection, queries, "region.toml, key 'imagery[0].source'")
+    return search(source(stub.url, collection), stub.url, queries, "region.toml, key 'imagery[0].source'")
+
+
+def source(api: str, collection: str = "aa") -> Source:
+    return Source(kind="labels", api=api, collection=collection, asset="data", crosswalk="x")
 
 
 def ids(found: Found) -> list[str]:
@@ -81,6 +91,17 @@ def test_boxes_cover_the_area_and_no_more() -> None:
     assert boxes_of(sides) == [
         (-180, -1, -179.5, 0), (-180, 0, -179.5, 1), (179.5, -1, 180, 0), (179.5, 0, 180, 1),
     ]  # fmt: skip
+
+
+def test_many_islands_in_a_cell_are_one_box() -> None:
+    corners = np.random.default_rng(3).uniform((10.1, 45.1), (11.8, 45.8), (2000, 2))
+    islands = shapely.union_all(shapely.box(*corners.T, *(corners.T + 0.001)))
+    boxes = boxes_of(islands)
+    assert len(boxes) == 2, "one per cell"
+    assert shapely.covers(shapely.union_all([shapely.box(*b) for b in boxes]), islands)
+    assert (boxes[0][0], boxes[1][2]) == pytest.approx(islands.bounds[::2], abs=2e-6), (
+        "and no larger than what it holds"
+    )
 
 
 def test_only_collection_box_dates_and_limit_are_asked_by_post() -> None:
@@ -128,14 +149,62 @@ def test_a_cut_answer_without_next_page_is_asked_again_in_halves(monkeypatch: py
 
 
 def test_relative_hrefs_start_at_the_item_and_links_are_not_kept() -> None:
-    one = item("a", assets={"data": {"href": "./b/c.tif"}, "abs": {"href": "/data/x.tif"}})
+    one, two = item("a", assets={"data": {"href": "./b/c.tif"}}), item("b", assets={"data": {"href": "/data/x.tif"}})
     one["links"] = [{"rel": "self", "href": "https://example.org/items/a"}]
+    with StubStac([one, two]) as stub:
+        found = find(stub).items
+    assert [i["assets"]["data"]["href"] for i in found] == ["https://example.org/items/b/c.tif", "/data/x.tif"]
+    assert "links" not in found[0]
+    assert found[0]["_file"] == f"{stub.url}, collection aa"
+
+
+def test_of_an_item_only_what_is_read_is_held() -> None:
+    long = "x" * 10_000
+    asset = {"href": "https://example.org/a.tif", "title": long, "proj:shape": [1, 1]}
+    one = item("a", assets={"data": asset, "preview": asset | {"href": long}}, stac_extensions=[long])
+    one["properties"] |= {"s2:mean_solar_zenith": long, "platform": "sentinel-2a"}
     with StubStac([one]) as stub:
-        found = find(stub).items[0]
-    assert found["assets"]["data"]["href"] == "https://example.org/items/b/c.tif"
-    assert found["assets"]["abs"]["href"] == "/data/x.tif"
-    assert "links" not in found
-    assert found["_file"] == f"{stub.url}, collection aa"
+        (found,) = find(stub).items
+    assert found == {
+        "id": "a", "collection": "aa", "geometry": one["geometry"], "_file": f"{stub.url}, collection aa",
+        "properties": {"datetime": "2020-06-01T10:00:00Z", "platform": "sentinel-2a"},
+        "assets": {"data": {"href": "https://example.org/a.tif", "proj:shape": [1, 1]}, "preview": {}},
+    }  # fmt: skip
+
+
+class Read(dict[str, Any]):
+    """Fields that remember what was asked of them."""
+
+    asked: set[str]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def __or__(self, other: Any) -> Any:
+        found = Read(super().__or__(other))
+        found.asked = self.asked
+        return found
+
+
+def test_what_is_held_of_an_item_is_all_that_is_read(tmp_path: Path) -> None:
+    Read.asked = set()
+    region, store = runner.load(World(tmp_path, size_m=1200).write(), str(tmp_path / "out"))
+    whole = json.loads((tmp_path / "catalog/s2/S2-0.json").read_text())
+    whole |= {"properties": Read(whole["properties"]), "_file": "here"}
+    for asset in whole["assets"].values():
+        asset["href"] = str(tmp_path / asset["href"].removeprefix("../../"))
+    assert _rows([whole], region.imagery[0], Work(region, store, {}), Counter(), [])
+    whole["properties"] = Read({"start_datetime": "2020-01-01", "end_datetime": "2021-01-01"})
+    day_shown(whole)
+    whole["properties"] = Read()
+    for read in (baseline, tile, lambda whole: platform(whole["properties"])):
+        read(whole)
+    assert Read.asked == PROPERTIES
 
 
 # Patience
@@ -199,7 +268,7 @@ def test_the_budget_is_for_all_tries_together(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_api_that_is_not_there_is_told_soon(waits: list[float]) -> None:
     with pytest.raises(Problem) as caught:
-        search("x", "http://user:secret@127.0.0.1:9/v1?key=secret", "aa", WHOLE, "here")
+        search(source("x"), "http://user:secret@127.0.0.1:9/v1?key=secret", WHOLE, "here")
     assert (
         caught.value.what == "the STAC API does not answer: http://127.0.0.1:9/v1 (connection refused; tried 3 times)"
     )
@@ -229,6 +298,26 @@ def test_what_cannot_be_used_is_told_at_once(fault: Fault, words: str, waits: li
         problem = refusal(stub)
     assert words in problem.what
     assert f"{stub.url}/search" in problem.what
+    assert waits == []
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_search_is_not_followed_as_a_get_without_its_body(code: int, waits: list[float]) -> None:
+    class Moved(StubStac):
+        def get(self, handler: Any) -> None:
+            if handler.path == "/moved?key=S3CRET":
+                send(handler, json.dumps({"features": self.items, "links": []}).encode())
+            else:
+                super().get(handler)
+
+    with Moved([item("a"), item("far", box=(20, 45, 21, 46))]) as stub:
+        stub.faults = [status(code, Location=f"{stub.url}/moved?key=S3CRET")]
+        if code in (307, 308):
+            assert ids(find(stub)) == ["a"], "posted again"
+            return
+        problem = refusal(stub)
+    assert f"sends a search elsewhere: {stub.url}/search (HTTP {code})" in problem.what
+    assert problem.fix.endswith(f"{stub.url}/moved")
     assert waits == []
 
 
@@ -350,6 +439,51 @@ def test_a_broken_item_of_an_api_is_left_out_and_told(tmp_path: Path) -> None:
             build(manifest, tmp_path / "b")
 
 
+ODD: dict[str, tuple[list[str], Any, str]] = {
+    "asset null": (["assets", "B02"], None, "assets.B02 is 'None', not an object"),
+    "asset text": (["assets", "B02"], "b02.tif", "assets.B02 is 'b02.tif', not an object"),
+    "asset list": (["assets", "B02"], [1], "assets.B02 is '[1]', not an object"),
+    "assets list": (["assets"], [1], "assets is '[1]', not an object"),
+    "href": (["assets", "B02", "href"], 5, "assets.B02.href is '5', not text"),
+    "id": (["id"], [1], "id is '[1]', not text"),
+    "properties": (["properties"], "none", "properties is 'none', not an object"),
+    "geometry": (["geometry"], [1], "geometry is '[1]', not an object"),
+    "epsg": (["properties", "proj:epsg"], "EPSG:32632", "properties.proj:epsg is 'EPSG:32632', not a whole number"),
+    "transform": (["properties", "proj:transform"], [10, 0, 5], "not six numbers"),
+    "shape": (["properties", "proj:shape"], [10], "not two numbers"),
+    "cloud": (["properties", "eo:cloud_cover"], "5 %", "properties.eo:cloud_cover is '5 %', not a number"),
+    "orbit": (["properties", "sat:relative_orbit"], "R22", "not a whole number"),
+    "polarisations": (["properties", "sar:polarizations"], 5, "not a list of texts"),
+    "of the asset": (["assets", "B02", "proj:transform"], [10, 0, None], "assets.B02.proj:transform is"),
+    "links": (["links"], 5, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_values_of_the_wrong_kind_are_told(case: str, tmp_path: Path) -> None:
+    """An API's item is left out, and one on disk is a Problem; links of the wrong kind are nothing to us."""
+    keys, value, words = ODD[case]
+    world = World(tmp_path, size_m=1200, dates=("2020-06-01T10:00:00Z", "2020-07-01T10:00:00Z"))
+    with StubStac(collections=("s1", "s2")) as stub:
+        manifest = served(world, stub.url)
+        stub.items = collected(world)
+        broken = place = next(i for i in stub.items if i["id"] == "S2-1")
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        build(manifest, tmp_path / "a")
+    receipt = read_receipt(runner.load(manifest, str(tmp_path / "a"))[1], "scenes")
+    assert receipt
+    if not words:
+        assert not receipt.dropped
+        return
+    assert receipt.dropped == {"unusable item": 1}
+    assert words in receipt.notes[1]
+    (tmp_path / "catalog/s2/S2-1.json").write_text(json.dumps(broken))
+    with pytest.raises(Problem, match=re.escape(words)):
+        build(world.write_manifest(), tmp_path / "b")
+
+
 def test_hrefs_that_arrive_signed_are_stored_unsigned(tmp_path: Path) -> None:
     world = World(tmp_path, size_m=1200)
     with StubStac(collections=("s1", "s2")) as stub:
@@ -404,11 +538,11 @@ def test_a_real_server_is_searched_to_its_last_page(tmp_path: Path, monkeypatch:
     items = [item(f"i{k:02d}", f"2020-06-{k + 1:02d}T10:00:00Z") for k in range(25)]
     items += [item("july", "2020-07-02T10:00:00Z"), item("far", box=(20, 45, 21, 46)), item("other", collection="bb")]
     with rustac(tmp_path, items, ("aa", "bb")) as url:
-        found = search(url, url, "aa", WHOLE, "here")
+        found = search(source(url), url, WHOLE, "here")
         assert [i["id"] for i in found.items] == [f"i{k:02d}" for k in range(25)]
         assert (found.queries, found.pages) == (1, 3)
         with pytest.raises(Problem, match="no collection 'aaa'") as caught:
-            search(url, url, "aaa", WHOLE, "here")
+            search(source(url, "aaa"), url, WHOLE, "here")
         assert caught.value.fix == "did you mean 'aa'?"
 
 
@@ -461,7 +595,7 @@ def test_the_sample_world_is_served_once_and_named_without_folder_or_port(
         assert "127.0.0.1" not in json.dumps(receipt.params)
         assert receipt.outside == ()
     labels = pq.read_table(tmp_path / "out/tiny/labels.parquet").to_pylist()
-    assert {r["date"] for r in labels} == {dt.date(2019, 1, 1)}
+    assert {r["date"] for r in labels} == {dt.date(2019, 7, 2)}, "the middle of the year it shows"
     assert {r["code"] for r in labels} == {"1", "2"}
     pixels = pq.read_table(tmp_path / "out/tiny/pixels.parquet").to_pylist()
     assert {r["dropped"] for r in pixels} == {None}

@@ -12,6 +12,8 @@ from pathlib import Path
 SCHEME = "sandbox://"
 VERSION = 1
 """Of the world: raised when any of its files changes. Part of the hash of every stage that reads it."""
+NAMES = ("demo", "tiny")
+"""Of the worlds there are, see `places.SIZES`."""
 SYNTHETIC = "Synthetic: drawn by closp's sample world, shows no place on Earth."
 
 

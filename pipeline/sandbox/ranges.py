@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import http.server
 import re
-import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from pipeline.sandbox.guard import Guard, guarded
+
+START_SECONDS = 20
 
 
 class Ranges(http.server.SimpleHTTPRequestHandler):
@@ -54,30 +57,26 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
 class RangeServer:
     """Where it answers, and what it was asked."""
 
-    def __init__(self, address: str, log: Path) -> None:
-        self.address, self._log = address, log
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        end = time.monotonic() + START_SECONDS
+        while not guard.said.endswith("\n") and not guard.ended and time.monotonic() < end:
+            time.sleep(0.01)
+        self.address = f"http://127.0.0.1:{int(guard.said)}"
 
     @property
     def requests(self) -> list[tuple[str, str, str]]:
         """method, path and range of every request so far."""
-        lines = self._log.read_text().splitlines()
+        lines = self._guard.said.splitlines()
         return [(words[0], words[1], words[2]) for line in lines if len(words := line.split()) == 3]
 
 
 @contextlib.contextmanager
 def range_server(folder: Path) -> Iterator[RangeServer]:
     """A server over a folder, on a free port of this machine, until the block ends."""
-    with tempfile.TemporaryDirectory(prefix="closp-ranges-") as scratch:
-        log = Path(scratch) / "requests.txt"
-        with log.open("wb") as sink:
-            command = [sys.executable, "-m", "pipeline.sandbox.ranges", str(folder)]
-            server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink)  # noqa: S603
-            try:
-                assert server.stdout is not None
-                yield RangeServer(f"http://127.0.0.1:{int(server.stdout.readline())}", log)
-            finally:
-                server.terminate()
-                server.wait()
+    with guarded("closp-ranges-") as guard:
+        guard.start([sys.executable, "-m", "pipeline.sandbox.ranges", str(folder)])
+        yield RangeServer(guard)
 
 
 def main(folder: str) -> None:

@@ -6,17 +6,16 @@ import contextlib
 import json
 import shutil
 import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from harmonize.problem import Problem
 from pipeline.sandbox import SCHEME, path_of
+from pipeline.sandbox.guard import Guard, guarded
 
 START_SECONDS = 20
 
@@ -27,7 +26,7 @@ def serving(size: str, folder: Path, files: str | None = None) -> Iterator[str]:
 
     Items name their files by absolute path or, with `files`, below that address. The world must be built.
     """
-    with tempfile.TemporaryDirectory(prefix="closp-stac-") as scratch:
+    with guarded("closp-stac-") as guard:
         text = (folder / size / "items.json").read_text()
         items = json.loads(text)["features"]
         for item in items:
@@ -37,33 +36,41 @@ def serving(size: str, folder: Path, files: str | None = None) -> Iterator[str]:
         collections = json.loads((folder / size / "collections.json").read_text())
         names = []
         for k, thing in enumerate([*collections, {"type": "FeatureCollection", "features": items}]):
-            path = Path(scratch) / f"{k}.json"
+            path = guard.folder / f"{k}.json"
             path.write_text(json.dumps(thing))
             names.append(str(path))
-        with _running(names) as address:
-            yield address
+        yield _start(guard, names)
 
 
-@contextlib.contextmanager
-def _running(files: list[str]) -> Iterator[str]:
-    """`rustac serve` over JSON files, on a free port of this machine, until the block ends."""
-    program = _program()
+def _start(guard: Guard, files: list[str]) -> str:
+    """`rustac serve` over JSON files, on a free port of this machine: its address, once it answers."""
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen([program, "serve", "--addr", f"127.0.0.1:{port}", *files], stdout=log, stderr=log)  # noqa: S603
-        try:
-            address = f"http://127.0.0.1:{port}"
-            _wait(server, address, log)
-            yield address
-        finally:
-            server.terminate()
-            try:
-                server.wait(5)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+    guard.start([_program(), "serve", "--addr", f"127.0.0.1:{port}", *files])
+    address = f"http://127.0.0.1:{port}"
+    end = time.monotonic() + START_SECONDS  # it takes about 0.2 s
+    while not guard.ended and time.monotonic() < end:
+        # Another program may have taken the port meanwhile: then ours ends, and the answer does not name this port.
+        if address in _landing_page(address) and not guard.ended:
+            return address
+        time.sleep(0.05)
+    said = guard.said.strip().splitlines()
+    raise Problem(
+        "the sample world's STAC server does not start" + (f": {said[-1][:200]}" if said else ""),
+        where="rustac serve on 127.0.0.1",
+        fix="try again; if it stays, check that programs may listen on 127.0.0.1",
+        code=1,
+    )
+
+
+def _landing_page(address: str) -> str:
+    """What answers at an address of this machine, never by way of a proxy; nothing where nobody does."""
+    try:
+        with build_opener(ProxyHandler({})).open(address, timeout=2) as answer:
+            return answer.read().decode(errors="replace")
+    except (OSError, HTTPException):
+        return ""
 
 
 def _program() -> str:
@@ -72,24 +79,3 @@ def _program() -> str:
     if program is None:
         raise Problem("the sample world's STAC server is not installed", fix="make setup (it installs rustac)")
     return program
-
-
-def _wait(server: subprocess.Popen[bytes], address: str, log: Any) -> None:
-    """Until the server answers; it takes about 0.2 s."""
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end:
-        if server.poll() is not None:
-            break
-        try:
-            with urlopen(address, timeout=2):  # noqa: S310  our own address
-                return
-        except OSError:
-            time.sleep(0.05)
-    log.seek(0)
-    said = log.read().decode(errors="replace").strip().splitlines()
-    raise Problem(
-        "the sample world's STAC server does not start" + (f": {said[-1][:200]}" if said else ""),
-        where="rustac serve on 127.0.0.1",
-        fix="try again; if it stays, check that programs may listen on 127.0.0.1",
-        code=1,
-    )
