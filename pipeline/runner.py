@@ -103,8 +103,13 @@ def _identities(stage: Stage, found: dict[str, State]) -> dict[str, str]:
     return {name: r.identity for name in stage.reads if (r := found[name].receipt)}
 
 
+def _base(region: Region) -> Path:
+    """Where outside files are named from: the manifest's folder, without links, so that `..` leads where it says."""
+    return region.path.parent.resolve()
+
+
 def _changed_outside(stage: Stage, receipt: Receipt, region: Region) -> str | None:
-    base = region.path.parent
+    base = _base(region)
     recorded = {o.path: base / o.path for o in receipt.outside}
     gone = next((name for name, path in recorded.items() if not path.exists()), None)
     if gone:
@@ -183,10 +188,10 @@ def _run(
     _ensure_worlds(region, work)
     before = found[stage.name].receipt
     files = [*stage.outside(region), *stage.outside_of_inputs(work)]
-    seen = look_at(files, region.path.parent, before)
-    work.digests = {str((region.path.parent / o.path).resolve()): o.sha256 for o in seen}
+    seen = look_at(files, _base(region), before)
+    work.digests = {str((_base(region) / o.path).resolve()): o.sha256 for o in seen}
     outcome = stage.run(work)
-    seen = look_at([*files, *outcome.outside], region.path.parent, _with(before, seen))
+    seen = look_at([*files, *outcome.outside], _base(region), _with(before, seen))
     outputs = dict(outcome.files)
     dropped, kept = outcome.dropped, outcome.kept
     if outcome.table is not None:
