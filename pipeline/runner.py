@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING
 from harmonize.problem import Problem
 from pipeline import tables
 from pipeline.cluster import SERIAL, Scheduler
-from pipeline.receipt import Outside, Receipt, canonical, look_at, read_receipt, receipt_name, write_receipt
+from pipeline.receipt import (
+    UNREADABLE,
+    Outside,
+    Receipt,
+    canonical,
+    counted_as,
+    look_at,
+    read_receipt,
+    receipt_name,
+    write_receipt,
+)
 from pipeline.region import Region, load_region
 from pipeline.sandbox import folder_of
 from pipeline.stages import STAGES, Stage, after, upto
@@ -198,7 +208,7 @@ def _run(
         name = f"{stage.name}.parquet"
         if "dropped" in outcome.table.schema.names:
             reasons = [r for r in outcome.table.column("dropped").to_pylist() if r]
-            dropped, kept = Counter(_short(r) for r in reasons), outcome.table.num_rows - len(reasons)
+            dropped, kept = Counter(map(counted_as, reasons)), outcome.table.num_rows - len(reasons)
         outputs[name] = tables.write_table(store, name, outcome.table, tables.SCHEMAS[stage.name])
     if kept is None or outcome.rows_in != kept + sum(dropped.values()):
         raise AssertionError(f"{stage.name}: {outcome.rows_in} rows in, {kept} kept, {dict(dropped)} dropped")
@@ -236,12 +246,7 @@ def _ensure_worlds(region: Region, work: Work) -> None:
 def failed_rows(store: Store, last: str) -> int:
     """Chips that could not be read, as opposed to those that a rule dropped. They stay so until pixels is redone."""
     receipt = read_receipt(store, "pixels") if "pixels" in {stage.name for stage in upto(last)} else None
-    return receipt.dropped.get("unreadable", 0) if receipt else 0
-
-
-def _short(reason: str) -> str:
-    """Reasons are counted by what stands before the colon: `unreadable: <file>` is one kind."""
-    return reason.split(":")[0]
+    return receipt.dropped.get(UNREADABLE, 0) if receipt else 0
 
 
 def _with(before: Receipt | None, seen: tuple[Outside, ...]) -> Receipt:
