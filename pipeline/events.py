@@ -81,10 +81,25 @@ def _load(region: Region, k: int, use: Event) -> EventMap:
 
 
 def _area_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> shapely.Geometry:
+    _check_degrees(frame, path, where)
     area = degrees_of(frame)
     if area.is_empty:
         raise Problem(f"{path.name} has no polygon", where=where, fix="give the area of the event, not points or lines")
     return area
+
+
+def _check_degrees(frame: geopandas.GeoDataFrame, path: Path, where: str) -> None:
+    """Before edges are densified: metres that are taken for degrees would make millions of vertices."""
+    west, south, east, north = frame.to_crs(4326).total_bounds
+    # Written so that inf and nan, which a change of CRS gives where there is no answer, are no degrees either.
+    if not (-180 <= west <= east <= 180 and -90 <= south <= north <= 90):
+        raise Problem(
+            f"{path.name} says its CRS is {frame.crs.name}, and then it reaches from {west:g} to {east:g} degrees east "
+            f"and from {south:g} to {north:g} north",
+            where=where,
+            fix="write the CRS that its coordinates are in into the file (ogr2ogr -a_srs EPSG:… new.gpkg the-file); "
+            "GeoJSON without one is taken for degrees, longitude first, -180..180",
+        )
 
 
 def _start_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> dt.date:

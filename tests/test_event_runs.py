@@ -25,6 +25,8 @@ from pipeline import runner, sandbox
 from pipeline.chips import Hit, _choose_for_cell
 from pipeline.receipt import read_receipt
 from pipeline.region import Event, load_region
+from pipeline.sandbox import build as sandbox_build
+from pipeline.sandbox.places import SIZES
 from pipeline.stages import STAGES
 
 WEST, NORTH = 600_000, 5_001_600
@@ -348,6 +350,11 @@ def test_an_event_stays_in_one_split(tmp_path: Path) -> None:
     assert all(reasons == {None} for (_, train), reasons in days.items() if train)
     receipt = json.loads((tmp_path / "out/tiny/receipts/captions.json").read_text())
     assert receipt["rows_in"] == receipt["kept"] + sum(receipt["dropped"].values())
+    torn = sum(r["dropped"] == "split: event" for r in rows)
+    assert receipt["dropped"] == {"split: event": torn}, "the reason is told whole"
+    build(tmp_path / "tiny.toml", tmp_path / "out")
+    receipt = json.loads((tmp_path / "out/tiny/receipts/shards.json").read_text())
+    assert receipt["dropped"] == {"split: event": torn}
 
 
 def test_only_cells_that_an_event_covers_are_held_together(tmp_path: Path) -> None:
@@ -421,6 +428,9 @@ def test_events_of_the_sample_world_are_hashed_by_its_version(tmp_path: Path, mo
     region, store = runner.load(world.write(), str(tmp_path / "out"))
     assert STAGES["chips"].outside(region) == [], "and the world need not be there to say so"
     (tmp_path / "out/sandbox/tiny").mkdir(parents=True)
+    # As if it were drawn already: only its events are wanted here.
+    (tmp_path / "out/sandbox/tiny" / sandbox_build.DONE).write_text(json.dumps(sandbox_build._about(SIZES["tiny"])))
+    assert region.worlds == ["tiny"], "the card says that what shows its event is synthetic"
     (tmp_path / "events").rename(tmp_path / "out/sandbox/tiny/events")
     runner.run_upto(region, store, "captions", quiet=True)
     assert any(r["events"] for r in table(tmp_path / "out/tiny", "captions"))
