@@ -52,7 +52,8 @@ class Event(Manifest):
     """geojson: any vector file of polygons."""
     href: str
     analysed: str | None = None
-    """Vector file of the extent that was looked at; outside of it nothing is known."""
+    """Vector file of the extent that was looked at. What is not wholly inside it is unknown, up to 100 km from the
+    event's geometry and 10 km from the extent; farther away the event is absent. Without it: unknown up to 10 km."""
     start: dt.date | None = None
     """First day, UTC. None: the file's features say it in a property `start` or `date`."""
     effect_days: int = Field(default=0, ge=1, le=MOST_DAYS)

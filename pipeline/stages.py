@@ -41,7 +41,7 @@ STAGES = {
             scenes.find_scenes, scenes.params, scenes.outside,
         ),
         Stage(
-            "screen", 1, ("scenes",), "screen/*.parquet", "grid x footprints = candidates, with clouds and coverage",
+            "screen", 2, ("scenes",), "screen/*.parquet", "grid x footprints = candidates, with clouds and coverage",
             screen.screen_scenes, screen.params, scenes.region_files, screen.outside,
         ),
         Stage(
@@ -53,7 +53,7 @@ STAGES = {
             pixels.cut_pixels, pixels.params, outside_of_inputs=pixels.outside,
         ),
         Stage(
-            "labels", 2, ("chips",), "labels.parquet", "area share of every label code and event per cell",
+            "labels", 3, ("chips",), "labels.parquet", "area share of every label code and event per cell",
             labels.measure_labels, labels.params, labels.outside,
         ),
         Stage(

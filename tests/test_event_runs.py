@@ -179,6 +179,32 @@ def test_what_is_unknown(tmp_path: Path) -> None:
     assert found[3, 1] == ["unknown", "unknown", "negative"], "not analysed"
 
 
+def test_what_was_not_looked_at_is_unknown_within_the_events_reach(tmp_path: Path) -> None:
+    """Three events of 600 m, each in its own extent: 50 km away, 120 km away, and one whose extent holds the region."""
+    world = World(tmp_path, dates=("2020-06-12T10:00:00Z", "2020-12-01T10:00:00Z"), s1_dates=("2020-06-12T05:00:00Z",))
+    region = shapely.box(WEST, NORTH - 2400, WEST + 2400, NORTH)
+    for kind, km, looked_at in (("flood", 50, None), ("earthquake", 120, None), ("fire", 50, region.buffer(600))):
+        area = cell_box(-km * 1000 // 600, 0)
+        extent = area.buffer(3000, join_style="mitre")
+        world.event(f"{kind}-seen", shapely.union(extent, looked_at) if looked_at else extent)
+    world.tail = ""  # these files are extents, no events
+    for kind, km in (("flood", 50), ("earthquake", 120), ("fire", 50)):
+        area = cell_box(-km * 1000 // 600, 0)
+        world.event(f"the-{kind}", area, kind=kind, start="2020-06-10", analysed=f"events/{kind}-seen.geojson")
+    build(world.write(), tmp_path / "out", "captions")
+    chips = {c["chip_id"]: c for c in table(tmp_path / "out/tiny", "chips")}
+    for row in table(tmp_path / "out/tiny", "captions"):
+        inside = chips[row["chip_id"]]["datetime"].month == 6
+        assert bit(row) == ("unknown" if inside else "negative"), "not looked at, in reach"
+        assert bit(row, "earthquake damage") == "negative", "out of reach"
+        assert bit(row, "burned area") == "negative", "looked at, and nothing there"
+    rows = [r for r in table(tmp_path / "out/tiny", "labels") if r["event"]]
+    assert {(r["event"], r["share"], r["analysed"], r["distance_m"]) for r in rows} == {
+        ("the-flood", 0.0, 0.0, None),
+        ("the-fire", 0.0, 1.0, None),
+    }
+
+
 def test_events_reach_the_shards(ran: Path) -> None:
     index = {r["chip_id"]: r for r in pq.read_table(ran / "shards/index.parquet").to_pylist()}
     wet = {key for key, row in index.items() if row["events"]}
