@@ -15,6 +15,10 @@ from harmonize.vocabulary import CRISIS_OF_KIND
 
 NEARBY_M = 10_000.0
 """Without an analysed extent, what lies this near to an event's geometry may be affected too (DESIGN §4)."""
+REACH_M = 100_000.0
+"""With an analysed extent, what lies this near to an event's geometry, and was not looked at, may be affected too: a
+disaster does not stop at the frame that somebody drew around a part of it. A continent away it does, and a corpus of
+several continents would know nothing of a kind of crisis in the window of any of its events."""
 
 Says = Literal["positive", "unknown", "negative"]
 
@@ -59,9 +63,10 @@ class Touch:
     share: float
     """Share of the cell's area that the event covers, 0-1."""
     analysed: float | None
-    """Share of the cell inside the analysed extent, 0-1; None where no extent is given."""
+    """Share of the cell inside the analysed extent, 0-1; None where no extent is given. Cells that are neither within
+    REACH_M of the event's geometry nor within NEARBY_M of the extent have no touch: the event is none of theirs."""
     distance_m: float
-    """From the cell to the event's geometry; inf where it is farther than anybody looked."""
+    """From the cell to the event's geometry; inf beyond NEARBY_M, where nobody measures."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,10 @@ def judge(event: CrisisEvent, touch: Touch, day: dt.date) -> Verdict:
     """The verdict of one event on a chip of this cell and day (DESIGN §4).
 
     In the window: positive where the event covers at least `min_share` of the cell, whatever the extent; unknown where
-    it covers less than that but some, where the cell is not wholly inside the analysed extent, or where no extent is
-    given and the event is within 10 km; else negative. Within one more `effect_days` after the window, what would be
-    positive or unknown in it is unknown: a cell that the event cannot have reached stays negative. Any other day is
-    negative.
+    it covers less than that but some, where the cell is not wholly inside the analysed extent (of the cells in the
+    event's reach, see Touch), or where no extent is given and the event is within 10 km; else negative. Within one more
+    `effect_days` after the window, what would be positive or unknown in it is unknown: a cell that the event cannot
+    have reached stays negative. Any other day is negative.
     """
     says: Says = "negative"
     if event.in_window(day):

@@ -19,6 +19,7 @@ from harmonize.events import CrisisEvent
 from pipeline import events, tables
 from pipeline.grid import chip_id, parse_cell, transformer
 from pipeline.region import Event, Imagery, Region
+from pipeline.shapes import squares_of
 from pipeline.work import Outcome, Work
 
 PASS = dt.timedelta(minutes=15)
@@ -112,9 +113,9 @@ def _hits(region: Region, cells: list[str]) -> tuple[dict[str, list[Hit]], list[
     """cell -> the events that cover some of it, in the manifest's order; and what a person should know of them."""
     hits: dict[str, list[Hit]] = defaultdict(list)
     notes = []
-    squares = [parse_cell(name) for name in cells]
+    zones = squares_of([parse_cell(name) for name in cells])
     for mapped in events.load_events(region):
-        event, found = mapped.event, events.shares(mapped, squares)
+        event, found = mapped.event, events.shares(mapped, zones)
         for cell, share in found.items():
             hits[cell.name].append(Hit(event, mapped.use, share))
         enough = sum(share >= event.min_share for share in found.values())

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harmonize.events import NEARBY_M, CrisisEvent, Touch
+from harmonize.events import NEARBY_M, REACH_M, CrisisEvent, Touch
 from harmonize.problem import Problem
 from harmonize.splits import block_of
 from pipeline import sandbox
-from pipeline.grid import FALSE_NORTHING_M, Cell, centres, is_south, transformer, zone_of
+from pipeline.grid import FALSE_NORTHING_M, Cell, is_south, transformer, zone_of
 from pipeline.region import Event, Region
-from pipeline.shapes import Pieces, degrees_of, polygons_of
+from pipeline.shapes import Pieces, Squares, degrees_of, polygons_of, squares_of
 
 if TYPE_CHECKING:
     import geopandas
@@ -81,10 +80,25 @@ def _load(region: Region, k: int, use: Event) -> EventMap:
 
 
 def _area_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> shapely.Geometry:
+    _check_degrees(frame, path, where)
     area = degrees_of(frame)
     if area.is_empty:
         raise Problem(f"{path.name} has no polygon", where=where, fix="give the area of the event, not points or lines")
     return area
+
+
+def _check_degrees(frame: geopandas.GeoDataFrame, path: Path, where: str) -> None:
+    """Before edges are densified: metres that are taken for degrees would make millions of vertices."""
+    west, south, east, north = frame.to_crs(4326).total_bounds
+    # Written so that inf and nan, which a change of CRS gives where there is no answer, are no degrees either.
+    if not (-180 <= west <= east <= 180 and -90 <= south <= north <= 90):
+        raise Problem(
+            f"{path.name} says its CRS is {frame.crs.name}, and then it reaches from {west:g} to {east:g} degrees east "
+            f"and from {south:g} to {north:g} north",
+            where=where,
+            fix="write the CRS that its coordinates are in into the file (ogr2ogr -a_srs EPSG:… new.gpkg the-file); "
+            "GeoJSON without one is taken for degrees, longitude first, -180..180",
+        )
 
 
 def _start_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> dt.date:
@@ -103,59 +117,54 @@ def _start_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> dt.date:
         raise Problem(f"'{said[0]}' in the field {field} of {path.name} is no day", where=where, fix=fix) from None
 
 
-def shares(mapped: EventMap, cells: list[Cell]) -> dict[Cell, float]:
+def shares(mapped: EventMap, zones: list[Squares]) -> dict[Cell, float]:
     """Share of the area of each cell that the event covers; only cells of which it covers some."""
     found: dict[Cell, float] = {}
-    for mine, squares in _by_zone(cells):
-        share = _shares_of(_pieces(mapped.shape, mine), squares, 9)
-        found |= {cell: s for cell, s in zip(mine, share, strict=True) if s > 0}
+    for mine in _near(zones, mapped.shape.bounds, 0):
+        share = _shares_of(_pieces(mapped.shape, mine, 0), mine, 9)
+        found |= {cell: s for cell, s in zip(mine.cells, share, strict=True) if s > 0}
     return found
 
 
-def touches(mapped: EventMap, cells: list[Cell]) -> dict[Cell, Touch]:
-    """What the map says about every cell within 10 km of the event's geometry or of its analysed extent.
+def touches(mapped: EventMap, zones: list[Squares]) -> dict[Cell, Touch]:
+    """What the map says about every cell in the event's reach: within 10 km of its geometry; where an extent was
+    analysed, within 100 km of its geometry or 10 km of the extent, since what was not looked at is unknown.
 
     Farther cells are not there: the event is none of theirs.
     """
+    import shapely
+
+    reach = NEARBY_M if mapped.analysed is None else REACH_M
+    bounds = tuple(shapely.total_bounds([shape for shape in (mapped.shape, mapped.analysed) if shape]).tolist())
     found: dict[Cell, Touch] = {}
-    for mine, squares in _by_zone(cells):
-        pieces = _pieces(mapped.shape, mine)
-        distance = pieces.distances(squares, NEARBY_M)
+    for mine in _near(zones, bounds, reach):
+        pieces = _pieces(mapped.shape, mine, reach)
+        distance = pieces.distances(mine.polygons, reach)
         near = np.isfinite(distance)
+        distance[distance > NEARBY_M] = np.inf
         inside: list[Any] = [None] * len(mine)
         if mapped.analysed is not None:
-            extent = _pieces(mapped.analysed, mine)
-            near |= np.isfinite(extent.distances(squares, NEARBY_M))
+            extent = _pieces(mapped.analysed, mine, NEARBY_M)
+            near |= np.isfinite(extent.distances(mine.polygons, NEARBY_M))
             # Four digits: GeoJSON has whole centimetres, and a cell is not partly outside an extent for one of them.
-            inside = _shares_of(extent, squares, 4)
-        columns = zip(_shares_of(pieces, squares, 9), inside, distance.round(3).tolist(), strict=True)
-        found |= {c: Touch(*said) for c, said, close in zip(mine, columns, near, strict=True) if close}
+            inside = _shares_of(extent, mine, 4)
+        columns = zip(_shares_of(pieces, mine, 9), inside, distance.round(3).tolist(), strict=True)
+        found |= {c: Touch(*said) for c, said, close in zip(mine.cells, columns, near, strict=True) if close}
     return found
 
 
-def _shares_of(pieces: Pieces, squares: np.ndarray, digits: int) -> list[float]:
-    import shapely
-
-    return (pieces.areas(squares) / shapely.area(squares[0])).round(digits).tolist()
-
-
-def _by_zone(cells: list[Cell]) -> Iterator[tuple[list[Cell], np.ndarray]]:
-    """The cells of each zone, and their squares in its metres."""
-    import shapely
-
-    for _, group in itertools.groupby(sorted(cells), key=lambda cell: cell.epsg):
-        mine = list(group)
-        yield mine, shapely.box(*np.array([cell.bounds for cell in mine], float).T)
+def _near(zones: list[Squares], bounds: tuple[float, ...], margin_m: float) -> list[Squares]:
+    """What of each zone lies around bounds in degrees; zones without any are left out."""
+    return [near for zone in zones if len(near := zone.near(bounds, margin_m))]
 
 
-def _pieces(area: shapely.Geometry, cells: list[Cell]) -> Pieces:
-    """What lies near the cells of one zone, in its metres."""
-    lon, lat = centres(cells)
-    # What is near, half a cell's diagonal, and a bit.
-    margin = (NEARBY_M + cells[0].side_m) * 1.1 / 110_000
-    wide = margin / max(0.05, float(np.cos(np.radians(np.abs(lat).max() + margin))))
-    box = (lon.min() - wide, lat.min() - margin, lon.max() + wide, lat.max() + margin)
-    return Pieces(polygons_of(_move(_around(area, box), 4326, cells[0].epsg)))
+def _shares_of(pieces: Pieces, squares: Squares, digits: int) -> list[float]:
+    return (pieces.areas(squares.polygons) / squares.side_m**2).round(digits).tolist()
+
+
+def _pieces(area: shapely.Geometry, squares: Squares, margin_m: float) -> Pieces:
+    """What lies within a margin of the squares, in their metres."""
+    return Pieces(polygons_of(_move(_around(area, squares.bounds(margin_m)), 4326, squares.epsg)))
 
 
 def _around(area: shapely.Geometry, box: tuple[float, float, float, float]) -> shapely.Geometry:
@@ -179,6 +188,7 @@ def _move(area: shapely.Geometry, source: int, target: int) -> shapely.Geometry:
 
 def rows_of(events: list[EventMap], cells: list[Cell]) -> list[dict[str, Any]]:
     """Rows of labels.parquet: what each event says about each cell that it touches or may touch."""
+    zones = squares_of(cells)
     return [
         {
             "cell": cell.name,
@@ -192,7 +202,7 @@ def rows_of(events: list[EventMap], cells: list[Cell]) -> list[dict[str, Any]]:
             "dropped": None,
         }
         for mapped in events
-        for cell, touch in touches(mapped, cells).items()
+        for cell, touch in touches(mapped, zones).items()
     ]
 
 

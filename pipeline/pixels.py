@@ -20,7 +20,7 @@ from harmonize.problem import Problem
 from pipeline import parts, tables
 from pipeline.grid import parse_cell
 from pipeline.radiometry import nodata_share, offset_of, remove_offset, to_db, to_power
-from pipeline.receipt import digest
+from pipeline.receipt import UNREADABLE, counted_as, digest
 from pipeline.region import Region
 from pipeline.sample import GROUPS, Group, arrays_sha256
 from pipeline.screen import file_stem
@@ -90,7 +90,7 @@ def cut_pixels(work: Work) -> Outcome:
 
 
 def _lost(rows: list[dict[str, Any]]) -> Counter[str]:
-    return Counter(row["dropped"].split(":")[0] for row in rows if row["dropped"])
+    return Counter(counted_as(row["dropped"]) for row in rows if row["dropped"])
 
 
 def _strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) -> Strip:
@@ -166,7 +166,7 @@ def cut_strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) 
     try:
         strip = read_strip(scene, members, source, work)
     except raster.UnreadableRaster as error:
-        strip, failure = None, f"unreadable: {error}"
+        strip, failure = None, f"{UNREADABLE}: {error}"
     if strip is None:
         yield from (_record(chip, None, failure) for chip in members)
         return

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pipeline.store import Store
 
 
+UNREADABLE = "unreadable"
+"""The only reason with a text of its own behind it: `unreadable: <file>: <error>`."""
+
+
 @dataclass(frozen=True)
 class Outside:
     """A file that is not ours but decides what a stage writes: a crosswalk, an item, a raster."""
@@ -60,6 +64,11 @@ def digest(value: Any) -> str:
 
 def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def counted_as(reason: str) -> str:
+    """What a dropped row is counted as: its reason, but without the file and the error of an unreadable one."""
+    return UNREADABLE if reason.startswith(f"{UNREADABLE}:") else reason
 
 
 def receipt_name(stage: str) -> str:

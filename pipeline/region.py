@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from harmonize.problem import Problem, nearest
 from pipeline.access import without_secrets
 from pipeline.manifest import Manifest, parse, read_toml
-from pipeline.sandbox import SCHEME, path_of, size_of
+from pipeline.sandbox import SCHEME, path_of, size_named_by, size_of
 from pipeline.source import Source, known_sources, load_sources
 
 Share = Field(ge=0, le=1)
@@ -41,6 +41,8 @@ class LabelUse(Manifest):
 
 EFFECT_DAYS = {"flood": 20, "fire": 180, "earthquake": 90}
 """How long each kind can be seen, where the manifest does not say."""
+MOST_DAYS = 3650
+"""Ten years: nothing is seen longer, and dates stay those of a calendar."""
 
 
 class Event(Manifest):
@@ -53,13 +55,14 @@ class Event(Manifest):
     """geojson: any vector file of polygons."""
     href: str
     analysed: str | None = None
-    """Vector file of the extent that was looked at; outside of it nothing is known."""
+    """Vector file of the extent that was looked at. What is not wholly inside it is unknown, up to 100 km from the
+    event's geometry and 10 km from the extent; farther away the event is absent. Without it: unknown up to 10 km."""
     start: dt.date | None = None
     """First day, UTC. None: the file's features say it in a property `start` or `date`."""
-    effect_days: int = Field(default=0, ge=1)
+    effect_days: int = Field(default=0, ge=1, le=MOST_DAYS)
     min_event_share: float = Field(default=0.05, gt=0, le=1)
     before: int = Field(default=1, ge=0)
-    before_days: int = Field(default=60, ge=1)
+    before_days: int = Field(default=60, ge=1, le=MOST_DAYS)
     after: int = Field(default=2, ge=0)
     licence: str = "unknown"
 
@@ -218,8 +221,11 @@ class Region(Manifest):
 
     @property
     def worlds(self) -> list[str]:
-        """Sizes of the sample worlds that this region's sources are served from."""
-        return sorted({size for source in self.sources.values() if (size := size_of(source.api))})
+        """Sizes of the sample worlds that anything of this region comes from."""
+        hrefs = [self.geometry, *(href for event in self.events for href in (event.href, event.analysed))]
+        hrefs += [use.href for use in self.labels] + [source.href for source in self.sources.values()]
+        sizes = [size_of(source.api) for source in self.sources.values()]
+        return sorted({size for size in [*sizes, *map(size_named_by, hrefs)] if size})
 
 
 def load_region(path: str | Path) -> Region:

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING
 from harmonize.problem import Problem
 from pipeline import tables
 from pipeline.cluster import SERIAL, Scheduler
-from pipeline.receipt import Outside, Receipt, canonical, look_at, read_receipt, receipt_name, write_receipt
+from pipeline.receipt import (
+    UNREADABLE,
+    Outside,
+    Receipt,
+    canonical,
+    counted_as,
+    look_at,
+    read_receipt,
+    receipt_name,
+    write_receipt,
+)
 from pipeline.region import Region, load_region
 from pipeline.sandbox import folder_of
 from pipeline.stages import STAGES, Stage, after, upto
@@ -103,8 +113,13 @@ def _identities(stage: Stage, found: dict[str, State]) -> dict[str, str]:
     return {name: r.identity for name in stage.reads if (r := found[name].receipt)}
 
 
+def _base(region: Region) -> Path:
+    """Where outside files are named from: the manifest's folder, without links, so that `..` leads where it says."""
+    return region.path.parent.resolve()
+
+
 def _changed_outside(stage: Stage, receipt: Receipt, region: Region) -> str | None:
-    base = region.path.parent
+    base = _base(region)
     recorded = {o.path: base / o.path for o in receipt.outside}
     gone = next((name for name, path in recorded.items() if not path.exists()), None)
     if gone:
@@ -183,17 +198,17 @@ def _run(
     _ensure_worlds(region, work)
     before = found[stage.name].receipt
     files = [*stage.outside(region), *stage.outside_of_inputs(work)]
-    seen = look_at(files, region.path.parent, before)
-    work.digests = {str((region.path.parent / o.path).resolve()): o.sha256 for o in seen}
+    seen = look_at(files, _base(region), before)
+    work.digests = {str((_base(region) / o.path).resolve()): o.sha256 for o in seen}
     outcome = stage.run(work)
-    seen = look_at([*files, *outcome.outside], region.path.parent, _with(before, seen))
+    seen = look_at([*files, *outcome.outside], _base(region), _with(before, seen))
     outputs = dict(outcome.files)
     dropped, kept = outcome.dropped, outcome.kept
     if outcome.table is not None:
         name = f"{stage.name}.parquet"
         if "dropped" in outcome.table.schema.names:
             reasons = [r for r in outcome.table.column("dropped").to_pylist() if r]
-            dropped, kept = Counter(_short(r) for r in reasons), outcome.table.num_rows - len(reasons)
+            dropped, kept = Counter(map(counted_as, reasons)), outcome.table.num_rows - len(reasons)
         outputs[name] = tables.write_table(store, name, outcome.table, tables.SCHEMAS[stage.name])
     if kept is None or outcome.rows_in != kept + sum(dropped.values()):
         raise AssertionError(f"{stage.name}: {outcome.rows_in} rows in, {kept} kept, {dict(dropped)} dropped")
@@ -231,12 +246,7 @@ def _ensure_worlds(region: Region, work: Work) -> None:
 def failed_rows(store: Store, last: str) -> int:
     """Chips that could not be read, as opposed to those that a rule dropped. They stay so until pixels is redone."""
     receipt = read_receipt(store, "pixels") if "pixels" in {stage.name for stage in upto(last)} else None
-    return receipt.dropped.get("unreadable", 0) if receipt else 0
-
-
-def _short(reason: str) -> str:
-    """Reasons are counted by what stands before the colon: `unreadable: <file>` is one kind."""
-    return reason.split(":")[0]
+    return receipt.dropped.get(UNREADABLE, 0) if receipt else 0
 
 
 def _with(before: Receipt | None, seen: tuple[Outside, ...]) -> Receipt:

@@ -6,6 +6,7 @@ Thresholds come later (stage chips), so they can change without reading the scen
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,26 @@ def params(region: Region) -> dict[str, Any]:
     return {"size_px": region.size_px, "place": place, "max_cloud_asked": region.max_cloud < 1}
 
 
+def outside(work: Work) -> list[Path]:
+    """Local files of scene classes, where they are read at all."""
+    hrefs = {_scene_classes(scene, work.region) for scene in work.rows("scenes", ("scene_classes",))}
+    return sorted({Path(work.openable(h)) for h in hrefs if h and "://" not in h})
+
+
+def _scene_classes(scene: dict[str, Any], region: Region) -> str | None:
+    """The href of the scene classes to read; None where there are none, or clouds do not matter."""
+    return scene["scene_classes"] if region.max_cloud < 1 else None
+
+
 def screen_scenes(work: Work) -> Outcome:
     """One file of candidates per scene; a scene whose file is there already is not read again."""
     scenes = work.rows("scenes")
     grid = _Grid(work.cells)
-    near = ((scene, grid.near(scene, work.region.size_px * 10)) for scene in scenes)
+    near = (
+        (scene, grid.near(scene, work.region.size_px * 10), work.content_of(href) if href else None)
+        for scene in scenes
+        for href in (_scene_classes(scene, work.region),)
+    )
     files, count, notes = {}, 0, []
     for name, sha256, rows in work.jobs(_screen_scene, near, len(scenes), "screen"):
         count += rows
@@ -66,14 +82,17 @@ class _Grid:
         return list(self.cells[inside])
 
 
-def _screen_scene(work: Work, argument: tuple[dict[str, Any], list[Cell]]) -> tuple[str, str, int]:
-    """Job: write the candidates of one scene among the cells near it; file, sha256, number of rows."""
-    scene, cells = argument
-    rows, name = _candidates(scene, cells, work)
+def _screen_scene(work: Work, argument: tuple[dict[str, Any], list[Cell], str | None]) -> tuple[str, str, int]:
+    """Job: write the candidates of one scene among the cells near it; file, sha256, number of rows.
+
+    The last of the argument stands for the bytes of the scene classes: a job knows no outside file's hash.
+    """
+    scene, cells, content = argument
+    rows, name = _candidates(scene, cells, content)
     return name, _write(work, name, rows, scene), len(rows)
 
 
-def _candidates(scene: dict[str, Any], cells: list[Cell], work: Work) -> tuple[list[dict[str, Any]], str]:
+def _candidates(scene: dict[str, Any], cells: list[Cell], content: str | None) -> tuple[list[dict[str, Any]], str]:
     """Candidate rows of a scene, without scene classes, and the file name they belong in."""
     import shapely
 
@@ -99,10 +118,7 @@ def _candidates(scene: dict[str, Any], cells: list[Cell], work: Work) -> tuple[l
             for cell, share in zip(mine, coverage, strict=True)
             if share > 0
         ]
-    wanted = scene["scene_classes"] is not None and work.region.max_cloud < 1
-    key = digest(
-        [VERSION, scene["scene"], scene["source"], work.content_of(scene["scene_classes"]) if wanted else None, rows]
-    )
+    key = digest([VERSION, scene["scene"], scene["source"], content, rows])
     return rows, f"screen/{file_stem(scene['scene'])}-{key[:12]}.parquet"
 
 
@@ -137,9 +153,10 @@ def _write(work: Work, name: str, rows: list[dict[str, Any]], scene: dict[str, A
             return file_sha256(work.store.local(name))
         except Problem:
             work.store.remove(name)  # damaged: it is screened again
-    if scene["scene_classes"] is not None and work.region.max_cloud < 1:
+    href = _scene_classes(scene, work.region)
+    if href is not None:
         try:
-            _add_scene_classes(rows, work.openable(scene["scene_classes"], scene["source"]))
+            _add_scene_classes(rows, work.openable(href, scene["source"]))
         except UnreadableRaster as error:
             where = f"scene {scene['scene']} of {scene['source']}"
             fix = "mend the file, or leave the item out of the catalogue"

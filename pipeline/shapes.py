@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from pipeline.grid import Cell, centres
 
 if TYPE_CHECKING:
     import geopandas
@@ -38,6 +42,60 @@ def degrees_of(frame: geopandas.GeoDataFrame) -> shapely.Geometry:
     step = STEP_DEGREES if frame.crs.is_geographic else STEP_M / unit
     dense = geopandas.GeoSeries(shapely.segmentize(mended, step), crs=frame.crs).to_crs(4326)
     return shapely.union_all([polygons_of(shape) for shape in dense.values])
+
+
+@dataclass(frozen=True, eq=False)
+class Squares:
+    """The cells of one zone as squares in its metres."""
+
+    cells: list[Cell]
+    polygons: np.ndarray
+    lon: np.ndarray
+    lat: np.ndarray
+    """Of their centres, degrees."""
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    @property
+    def epsg(self) -> int:
+        return self.cells[0].epsg
+
+    @property
+    def side_m(self) -> int:
+        return self.cells[0].side_m
+
+    def bounds(self, margin_m: float) -> tuple[float, float, float, float]:
+        """In degrees, and a margin: all that lies so near to one of them is inside."""
+        return self._wider((self.lon.min(), self.lat.min(), self.lon.max(), self.lat.max()), margin_m)
+
+    def near(self, bounds: tuple[float, ...], margin_m: float) -> Squares:
+        """Those around bounds in degrees, also across the antimeridian: all in the margin, and some farther ones."""
+        west, south, east, north = self._wider(bounds, margin_m)
+        inside = np.zeros(len(self.lon), bool)
+        for turn in (-360, 0, 360):
+            inside |= (self.lon + turn >= west) & (self.lon + turn <= east)
+        mine = np.flatnonzero(inside & (self.lat >= south) & (self.lat <= north))
+        return Squares([self.cells[k] for k in mine], self.polygons[mine], self.lon[mine], self.lat[mine])
+
+    def _wider(self, bounds: tuple[float, ...], margin_m: float) -> tuple[float, float, float, float]:
+        west, south, east, north = bounds
+        # The margin, half a square's diagonal, and a bit.
+        more = (margin_m + self.side_m) * 1.1 / 110_000
+        wide = more / max(0.05, float(np.cos(np.radians(max(abs(south), abs(north)) + more))))
+        return west - wide, south - more, east + wide, north + more
+
+
+def squares_of(cells: list[Cell]) -> list[Squares]:
+    """The cells by zone."""
+    import shapely
+
+    found = []
+    for _, group in itertools.groupby(sorted(cells, key=lambda cell: cell.epsg), key=lambda cell: cell.epsg):
+        mine = list(group)
+        polygons = shapely.box(*np.array([cell.bounds for cell in mine], float).T)
+        found.append(Squares(mine, polygons, *centres(mine)))
+    return found
 
 
 class Pieces:

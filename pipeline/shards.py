@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES, VOCABULARY_VERSION
 from pipeline import card, tables
-from pipeline.receipt import digest
+from pipeline.receipt import counted_as, digest
 from pipeline.region import Region
 from pipeline.sample import DTYPE, FORMAT_VERSION, GROUPS, SENSORS, SPLITS, UNIT
 from pipeline.tars import PLACES, PLAN, RECEIPTS, Tar, TarReceipt, samples_per_tar, write_tar
@@ -88,7 +88,7 @@ def _samples(work: Work) -> tuple[pa.Table, Counter[str]]:
         for name in columns:
             table = table.append_column(other.schema.field(name), other[name].take(row))
     reason = pc.coalesce(*reasons)
-    dropped = Counter(text.split(":")[0] for text in reason.drop_null().to_pylist())
+    dropped = Counter(map(counted_as, reason.drop_null().to_pylist()))
     kept = table.filter(pc.is_null(reason))
     return kept.take(_order(kept, work.region.shards.seed)).combine_chunks(), dropped
 

@@ -41,8 +41,8 @@ STAGES = {
             scenes.find_scenes, scenes.params, scenes.outside,
         ),
         Stage(
-            "screen", 1, ("scenes",), "screen/*.parquet", "grid x footprints = candidates, with clouds and coverage",
-            screen.screen_scenes, screen.params, scenes.region_files,
+            "screen", 2, ("scenes",), "screen/*.parquet", "grid x footprints = candidates, with clouds and coverage",
+            screen.screen_scenes, screen.params, scenes.region_files, screen.outside,
         ),
         Stage(
             "chips", 2, ("scenes", "screen"), "chips.parquet", "chooses acquisitions per cell and sensor",

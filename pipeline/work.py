@@ -93,10 +93,18 @@ class Work:
 
     def content_of(self, href: str) -> str:
         """What stands for an href's bytes in hashes: the sha256 of a local file, else the address; the sample world's
-        files change with its version alone."""
+        files change with its version alone.
+
+        Local files are known to the stage that watches them, in `outside` or `outside_of_inputs`, and not in its jobs.
+        """
         if href.startswith(SCHEME):
             return f"{href}#{WORLD_VERSION}"
-        return href if "://" in href else self.digests.get(self.openable(href), href)
+        if "://" in href:
+            return href
+        path = self.openable(href)
+        if path not in self.digests:
+            raise AssertionError(f"the content of {path} is not known here: its stage does not watch it")
+        return self.digests[path]
 
     def openable(self, href: str, source: str | None = None) -> str:
         """An href of a table as something that can be opened; local ones are relative to the manifest.

@@ -67,6 +67,16 @@ def _event(_twice: bool = False, **keys: object) -> Callable[[World, Path], None
     return change
 
 
+def _event_in_metres(world: World, manifest: Path) -> None:
+    """Coordinates of UTM in a GeoJSON, which is in degrees unless it says something else."""
+    _event()(world, manifest)
+    square = {
+        "type": "Polygon",
+        "coordinates": [[[600000, 5000400], [601200, 5000400], [601200, 5001600], [600000, 5000400]]],
+    }
+    (world.root / "flood.geojson").write_text(json.dumps(square))
+
+
 HEAD = "code,name,class,status\n"
 CASES: dict[str, tuple[Callable[[World, Path], None], list[str]]] = {
     "unknown key": (replace("max_cloud", "max_clouds"), ["unknown key 'max_clouds'", "did you mean 'max_cloud'", "tiny.toml"]),
@@ -112,6 +122,9 @@ CASES: dict[str, tuple[Callable[[World, Path], None], list[str]]] = {
     "event start": (_event(start=None), ["no start", "flood.geojson", "start = <first day"]),
     "event is a raster": (_event(href="labels/classes.tif", id="x"), ["cannot be read", "classes.tif"]),
     "event days": (_event(effect_days=0), ["'events[0].effect_days'", "greater than or equal to 1"]),
+    "event days of an age": (_event(effect_days=4_000_000), ["'events[0].effect_days'", "less than or equal to 3650"]),
+    "event days before": (_event(before_days=4_000_000), ["'events[0].before_days'", "less than or equal to 3650"]),
+    "event in metres": (_event_in_metres, ["flood.geojson says its CRS is WGS 84", "from 600000", "events[0]", "write the CRS"]),
     "event share": (_event(min_event_share=0), ["'events[0].min_event_share'"]),
     "not toml": (replace("size_px =", "size_px"), ["not valid TOML", "tiny.toml"]),
     "name": (replace('name = "tiny"', 'name = "other"'), ["name is 'other'", "tiny.toml"]),

@@ -18,20 +18,25 @@ from pipeline.receipt import read_receipt
 from pipeline.region import load_region
 
 
-def test_scene_classes_screen_cell_by_cell(tmp_path: Path) -> None:
-    """Four cells: one clear, one 9 % cirrus, one 50 % cloud, one 50 % without data."""
-    world = World(tmp_path, size_m=1200, manifest={"max_cloud": 0.10})
+def with_scene_classes(world: World, classes: np.ndarray) -> Path:
+    """The world with an SCL raster of 20 m in its first S2 item; the manifest's path."""
     manifest = world.write()
     manifest.write_text(manifest.read_text().replace('sensor = "s2"', 'sensor = "s2"\nscene_classes = "SCL"'))
+    world.tif(world.root / "cogs/scl.tif", classes, 20)
+    path = world.root / "catalog/s2/S2-0.json"
+    item = json.loads(path.read_text())
+    item["assets"]["SCL"] = {"href": "../../cogs/scl.tif"}
+    path.write_text(json.dumps(item))
+    return manifest
+
+
+def test_scene_classes_screen_cell_by_cell(tmp_path: Path) -> None:
+    """Four cells: one clear, one 9 % cirrus, one 50 % cloud, one 50 % without data."""
     classes = np.full((60, 60), 4, np.uint8)
     classes[:9, 30:40] = 10
     classes[30:, :15] = 9
     classes[30:, 30:45] = 0
-    world.tif(tmp_path / "cogs/scl.tif", classes, 20)
-    path = tmp_path / "catalog/s2/S2-0.json"
-    item = json.loads(path.read_text())
-    item["assets"]["SCL"] = {"href": "../../cogs/scl.tif"}
-    path.write_text(json.dumps(item))
+    manifest = with_scene_classes(World(tmp_path, size_m=1200, manifest={"max_cloud": 0.10}), classes)
     region, store = runner.load(manifest, str(tmp_path / "out"))
     runner.run_upto(region, store, "pixels", quiet=True)
     s2 = {c["cell"]: c for c in pq.read_table(tmp_path / "out/tiny/chips.parquet").to_pylist() if c["sensor"] == "s2"}
@@ -50,6 +55,39 @@ def test_scene_classes_screen_cell_by_cell(tmp_path: Path) -> None:
         ("p60_32632_1000_8334", 0.5, 0.0),
         ("p60_32632_1001_8334", 0.0, 0.5),
     }
+
+
+def test_other_scene_classes_are_screened_again(tmp_path: Path) -> None:
+    """A clear SCL, overwritten by one that is all cloud: the S2 chips go."""
+    world = World(tmp_path, size_m=1200, manifest={"max_cloud": 0.10})
+    manifest = with_scene_classes(world, np.full((60, 60), 4, np.uint8))
+    region, store = runner.load(manifest, str(tmp_path / "out"))
+
+    def sensors() -> set[str]:
+        runner.run_upto(region, store, "pixels", quiet=True)
+        return set(pq.read_table(tmp_path / "out/tiny/chips.parquet").column("sensor").to_pylist())
+
+    assert sensors() == {"s1", "s2"}
+    assert runner.states(region, store, "chips")["screen"].reason is None
+    world.tif(tmp_path / "cogs/scl.tif", np.full((60, 60), 9, np.uint8), 20)
+    assert runner.states(region, store, "chips")["screen"].reason == "cogs/scl.tif changed"
+    assert sensors() == {"s1"}
+    manifest.write_text(manifest.read_text().replace("max_cloud = 0.1", "max_cloud = 1"))
+    region, store = runner.load(manifest, str(tmp_path / "out"))
+    assert sensors() == {"s1", "s2"}
+    receipt = read_receipt(store, "screen")
+    assert receipt
+    assert receipt.outside == (), "not read, not watched"
+
+
+def test_a_manifest_in_a_linked_folder(tmp_path: Path) -> None:
+    """Outside files are known by their real paths, so that the second call of a linked manifest does nothing."""
+    world = World(tmp_path / "deep/real", size_m=1200, manifest={"max_cloud": 0.10})
+    with_scene_classes(world, np.full((60, 60), 4, np.uint8))
+    (tmp_path / "link").symlink_to(world.root)
+    region, store = runner.load(tmp_path / "link/tiny.toml", str(tmp_path / "out"))
+    assert len(runner.run_upto(region, store, "captions", quiet=True)) == 6
+    assert runner.run_upto(region, store, "captions", quiet=True) == []
 
 
 def seen(scene: str, day: int, sensor: str = "s2", hour: int = 10, **more: Any) -> Candidate:

@@ -10,17 +10,18 @@ import geopandas
 import numpy as np
 import pytest
 import shapely
+import shapely.ops
 from pyproj import Geod
 from shapely import affinity
 from world import World
 
-from harmonize.events import CrisisEvent
+from harmonize.events import CrisisEvent, judge
 from harmonize.problem import Problem
 from harmonize.splits import block_of
 from pipeline.events import EventMap, blocks_of, load_events, shares, touches
 from pipeline.grid import Cell, cells_of, transformer
 from pipeline.region import Event, load_region
-from pipeline.shapes import PIECE_VERTICES, Pieces, degrees_of
+from pipeline.shapes import PIECE_VERTICES, Pieces, degrees_of, squares_of
 
 CELLS = [Cell(32632, col, row) for col in range(496, 506) for row in range(4160, 4170)]
 WEST, SOUTH, EAST, NORTH = 496 * 1200, 4160 * 1200, 506 * 1200, 4170 * 1200
@@ -34,8 +35,13 @@ def event_of(*areas: shapely.Geometry, epsg: int = 32632, to: int | None = None,
         return geopandas.GeoDataFrame(geometry=dense, crs=epsg).to_crs(to or epsg)
 
     use = Event(kind="flood", source="geojson", href="x.geojson")
-    event = CrisisEvent("x", "flood", dt.date(2020, 1, 1), 20, 0.05)
-    return EventMap(use, event, degrees_of(frame(list(areas))), degrees_of(frame([analysed])) if analysed else None)
+    return EventMap(
+        use, mapped_flood(), degrees_of(frame(list(areas))), degrees_of(frame([analysed])) if analysed else None
+    )
+
+
+def mapped_flood() -> CrisisEvent:
+    return CrisisEvent("x", "flood", dt.date(2020, 1, 1), 20, 0.05)
 
 
 def stars(seed: int, vertices: int) -> list[shapely.Geometry]:
@@ -59,7 +65,7 @@ def test_shares_and_distances_are_exact(to: int, seed: int, vertices: int) -> No
     areas = stars(seed, vertices)
     union = shapely.union_all(areas)
     mapped = event_of(*areas, to=to)
-    found, near = shares(mapped, CELLS), touches(mapped, CELLS)
+    found, near = shares(mapped, squares_of(CELLS)), touches(mapped, squares_of(CELLS))
     assert len(found) > 10
     for cell in CELLS:
         square = shapely.box(*cell.bounds)
@@ -74,7 +80,7 @@ def test_long_edges_are_those_of_the_file(tmp_path: Path) -> None:
     corners = geopandas.GeoDataFrame(geometry=[shapely.box(9, 44, 11, 46)], crs=4326)
     mapped = dataclasses.replace(event_of(shapely.box(0, 0, 1, 1)), shape=degrees_of(corners))
     cells = cells_of(shapely.box(9.9, 45.9, 10.1, 46.1), 120)
-    found = shares(mapped, cells)
+    found = shares(mapped, squares_of(cells))
     for cell in cells:
         west, south, east, north = cell.bounds
         x, y = np.meshgrid(np.arange(west + 5, east, 10), np.arange(south + 5, north, 10))
@@ -86,29 +92,68 @@ def test_long_edges_are_those_of_the_file(tmp_path: Path) -> None:
 def test_only_cells_within_ten_kilometres_are_touched() -> None:
     cells = [Cell(32632, 500 + k, 4167) for k in range(-20, 30)]
     area = shapely.box(*cells[20].bounds)
-    near = touches(event_of(area), cells)
+    near = touches(event_of(area), squares_of(cells))
     assert {c.col - 500: round(t.distance_m) for c, t in near.items()} == {
         k: max(0, (abs(k) - 1) * 1200) for k in range(-9, 10)
     }
-    assert shares(event_of(area), cells) == {cells[20]: pytest.approx(1.0, abs=1e-7)}
-    assert touches(event_of(affinity.translate(area, 0, 3e6)), cells) == {}
+    assert shares(event_of(area), squares_of(cells)) == {cells[20]: pytest.approx(1.0, abs=1e-7)}
+    assert touches(event_of(affinity.translate(area, 0, 3e6)), squares_of(cells)) == {}
 
 
 def test_an_analysed_extent_reaches_as_far_as_it_reaches() -> None:
-    """Extent of columns 500-520 and a half of 521; the event lies in column 500: known far inside, unknown around."""
-    cells = [Cell(32632, 500 + k, 4167) for k in range(-20, 40)]
-    west, south, _, north = cells[20].bounds
+    """Extent of columns 500-520 and a half of 521; the event lies in column 500: known far inside, unknown for 100 km
+    around the event."""
+    cells = [Cell(32632, 500 + k, 4167) for k in range(-100, 100)]
+    west, south, _, north = cells[100].bounds
     extent = shapely.box(west, south - 5000, west + 21.5 * 1200, north + 5000)
-    near = touches(event_of(shapely.box(*cells[20].bounds), analysed=extent), cells)
+    near = touches(event_of(shapely.box(*cells[100].bounds), analysed=extent), squares_of(cells))
     analysed = {c.col - 500: t.analysed for c, t in near.items()}
     assert analysed == {
-        **dict.fromkeys(range(-9, 0), 0.0),
+        **dict.fromkeys(range(-84, 0), 0.0),
         **dict.fromkeys(range(21), 1.0),
         21: 0.5,
-        **dict.fromkeys(range(22, 30), 0.0),
+        **dict.fromkeys(range(22, 85), 0.0),
     }
-    assert near[cells[20 + 12]].distance_m == float("inf"), "beyond 10 km nobody measures"
-    assert near[cells[20 + 5]].distance_m == pytest.approx(4800, abs=0.01)
+    assert near[cells[100 + 12]].distance_m == float("inf"), "beyond 10 km nobody measures"
+    assert near[cells[100 + 5]].distance_m == pytest.approx(4800, abs=0.01)
+
+
+def test_a_large_extent_reaches_farther_than_the_event() -> None:
+    """The event in column 400, the extent from there to column 520: partly inside is unknown to 10 km beyond it."""
+    cells = [Cell(32632, 400 + k, 4167) for k in range(140)]
+    west, south, _, north = cells[0].bounds
+    extent = shapely.box(west, south - 5000, west + 120.5 * 1200, north + 5000)
+    near = touches(event_of(shapely.box(*cells[0].bounds), analysed=extent), squares_of(cells))
+    says = {c.col - 400: judge(mapped_flood(), t, dt.date(2020, 1, 2)).says for c, t in near.items()}
+    assert says == {
+        0: "positive",
+        **dict.fromkeys(range(1, 120), "negative"),
+        **dict.fromkeys(range(120, 129), "unknown"),
+    }
+
+
+@pytest.mark.parametrize("epsg", [32631, 32632, 32633, 32732])
+def test_a_cell_in_reach_that_was_not_looked_at_is_no_known_negative(epsg: int) -> None:
+    """Cells all around an event near a zone's border and the equator, or far from it: the reach by the ellipsoid."""
+    lat = 0.3 if epsg == 32732 else 45.1
+    area = affinity.translate(shapely.box(-0.05, -0.05, 0.05, 0.05), 6.2, lat)
+    mapped = event_of(area, epsg=4326, analysed=affinity.scale(area, 3, 3))
+    cells = cells_of(affinity.translate(shapely.box(-2, -2, 2, 2), 6.2, lat), 600)
+    cells = [cell for cell in cells if cell.epsg == epsg]
+    said = {
+        c: judge(mapped_flood(), t, dt.date(2020, 1, 2)).says for c, t in touches(mapped, squares_of(cells)).items()
+    }
+    geod = Geod(ellps="WGS84")
+    for cell in cells:
+        west, south, east, north = cell.bounds
+        lon, at = transformer(cell.epsg, 4326).transform([west, east, east, west], [south, south, north, north])
+        nearest = [shapely.ops.nearest_points(area, shapely.Point(x, y))[0] for x, y in zip(lon, at, strict=True)]
+        far = min(geod.inv(x, y, p.x, p.y)[2] for x, y, p in zip(lon, at, nearest, strict=True))
+        if far < 98_000 and not mapped.analysed.contains(shapely.Polygon(zip(lon, at, strict=True))):
+            assert said[cell] != "negative", (cell, far)
+        if far > 110_000:
+            assert cell not in said
+    assert (len(said) > 0) == (epsg in (32631, 32632, 32732))
 
 
 def test_a_self_intersecting_polygon_covers_both_of_its_lobes() -> None:
@@ -116,7 +161,7 @@ def test_a_self_intersecting_polygon_covers_both_of_its_lobes() -> None:
     bow = shapely.Polygon([(west, south), (east, north), (east, south), (west, north)])
     assert not bow.is_valid
     mapped = dataclasses.replace(event_of(bow), shape=degrees_of(geopandas.GeoDataFrame(geometry=[bow], crs=32632)))
-    assert shares(mapped, [CELLS[55]]) == {CELLS[55]: pytest.approx(0.5, abs=1e-6)}
+    assert shares(mapped, squares_of([CELLS[55]])) == {CELLS[55]: pytest.approx(0.5, abs=1e-6)}
 
 
 def test_cells_on_both_sides_of_a_zone_border() -> None:
@@ -125,7 +170,7 @@ def test_cells_on_both_sides_of_a_zone_border() -> None:
     cells = cells_of(shapely.box(11.8, 44.9, 12.2, 45.25), 120)
     assert {c.epsg for c in cells} == {32632, 32633}
     mapped = event_of(area, epsg=4326)
-    found = shares(mapped, cells)
+    found = shares(mapped, squares_of(cells))
     dense = shapely.segmentize(area, 0.001)
     for epsg in (32632, 32633):
         local = shapely.transform(dense, lambda xy, e=epsg: np.column_stack(transformer(4326, e).transform(*xy.T)))
@@ -156,9 +201,9 @@ def test_an_event_across_the_antimeridian() -> None:
         cells_of(shapely.box(179.93, -17.2, 180, -16.9), 120),
         cells_of(shapely.box(-180, -17.2, -179.93, -16.9), 120),
     )
-    found = touches(event_of(area, epsg=4326), west + east)
+    found = touches(event_of(area, epsg=4326), squares_of(west + east))
     assert {c.epsg for c, t in found.items() if t.share > 0.99} == {32760, 32701}
-    only_east = touches(event_of(area.geoms[1], epsg=4326), west)
+    only_east = touches(event_of(area.geoms[1], epsg=4326), squares_of(west))
     assert only_east, "cells of the last zone see what lies beyond 180°"
     assert all(t.share == 0 and t.distance_m < 10_000 for t in only_east.values())
 

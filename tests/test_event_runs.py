@@ -25,6 +25,8 @@ from pipeline import runner, sandbox
 from pipeline.chips import Hit, _choose_for_cell
 from pipeline.receipt import read_receipt
 from pipeline.region import Event, load_region
+from pipeline.sandbox import build as sandbox_build
+from pipeline.sandbox.places import SIZES
 from pipeline.stages import STAGES
 
 WEST, NORTH = 600_000, 5_001_600
@@ -175,6 +177,32 @@ def test_what_is_unknown(tmp_path: Path) -> None:
     assert found[1, 3] == ["negative"] * 3, "analysed, and dry"
     assert found[2, 2] == ["unknown", "unknown", "negative"], "half analysed"
     assert found[3, 1] == ["unknown", "unknown", "negative"], "not analysed"
+
+
+def test_what_was_not_looked_at_is_unknown_within_the_events_reach(tmp_path: Path) -> None:
+    """Three events of 600 m, each in its own extent: 50 km away, 120 km away, and one whose extent holds the region."""
+    world = World(tmp_path, dates=("2020-06-12T10:00:00Z", "2020-12-01T10:00:00Z"), s1_dates=("2020-06-12T05:00:00Z",))
+    region = shapely.box(WEST, NORTH - 2400, WEST + 2400, NORTH)
+    for kind, km, looked_at in (("flood", 50, None), ("earthquake", 120, None), ("fire", 50, region.buffer(600))):
+        area = cell_box(-km * 1000 // 600, 0)
+        extent = area.buffer(3000, join_style="mitre")
+        world.event(f"{kind}-seen", shapely.union(extent, looked_at) if looked_at else extent)
+    world.tail = ""  # these files are extents, no events
+    for kind, km in (("flood", 50), ("earthquake", 120), ("fire", 50)):
+        area = cell_box(-km * 1000 // 600, 0)
+        world.event(f"the-{kind}", area, kind=kind, start="2020-06-10", analysed=f"events/{kind}-seen.geojson")
+    build(world.write(), tmp_path / "out", "captions")
+    chips = {c["chip_id"]: c for c in table(tmp_path / "out/tiny", "chips")}
+    for row in table(tmp_path / "out/tiny", "captions"):
+        inside = chips[row["chip_id"]]["datetime"].month == 6
+        assert bit(row) == ("unknown" if inside else "negative"), "not looked at, in reach"
+        assert bit(row, "earthquake damage") == "negative", "out of reach"
+        assert bit(row, "burned area") == "negative", "looked at, and nothing there"
+    rows = [r for r in table(tmp_path / "out/tiny", "labels") if r["event"]]
+    assert {(r["event"], r["share"], r["analysed"], r["distance_m"]) for r in rows} == {
+        ("the-flood", 0.0, 0.0, None),
+        ("the-fire", 0.0, 1.0, None),
+    }
 
 
 def test_events_reach_the_shards(ran: Path) -> None:
@@ -348,6 +376,11 @@ def test_an_event_stays_in_one_split(tmp_path: Path) -> None:
     assert all(reasons == {None} for (_, train), reasons in days.items() if train)
     receipt = json.loads((tmp_path / "out/tiny/receipts/captions.json").read_text())
     assert receipt["rows_in"] == receipt["kept"] + sum(receipt["dropped"].values())
+    torn = sum(r["dropped"] == "split: event" for r in rows)
+    assert receipt["dropped"] == {"split: event": torn}, "the reason is told whole"
+    build(tmp_path / "tiny.toml", tmp_path / "out")
+    receipt = json.loads((tmp_path / "out/tiny/receipts/shards.json").read_text())
+    assert receipt["dropped"] == {"split: event": torn}
 
 
 def test_only_cells_that_an_event_covers_are_held_together(tmp_path: Path) -> None:
@@ -421,6 +454,9 @@ def test_events_of_the_sample_world_are_hashed_by_its_version(tmp_path: Path, mo
     region, store = runner.load(world.write(), str(tmp_path / "out"))
     assert STAGES["chips"].outside(region) == [], "and the world need not be there to say so"
     (tmp_path / "out/sandbox/tiny").mkdir(parents=True)
+    # As if it were drawn already: only its events are wanted here.
+    (tmp_path / "out/sandbox/tiny" / sandbox_build.DONE).write_text(json.dumps(sandbox_build._about(SIZES["tiny"])))
+    assert region.worlds == ["tiny"], "the card says that what shows its event is synthetic"
     (tmp_path / "events").rename(tmp_path / "out/sandbox/tiny/events")
     runner.run_upto(region, store, "captions", quiet=True)
     assert any(r["events"] for r in table(tmp_path / "out/tiny", "captions"))

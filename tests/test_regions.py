@@ -8,6 +8,7 @@ from pathlib import Path
 
 import geopandas
 import pytest
+import shapely
 from commands import run
 from conftest import ROOT
 from world import World
@@ -104,6 +105,24 @@ def test_a_dry_run_counts_cells_and_queries(tmp_path: Path) -> None:
     assert lines[15].endswith("  2020-12-01 to 2020-12-31")
     assert lines[16] == "labels classes: a file, no query"
     assert lines[17].startswith("in all 12 queries, at least 14 requests")
+
+
+@pytest.mark.parametrize("key", ["href", "analysed", "label"])
+def test_a_region_that_only_takes_a_file_of_the_sample_world_needs_it(key: str, tmp_path: Path) -> None:
+    """The world is drawn before the file is read, and the card says synthetic."""
+    world = World(tmp_path)
+    world.event("river", shapely.box(600_000, 5_000_000, 600_600, 5_000_600), start="2020-06-01")
+    manifest = world.write()
+    assert load_region(manifest).worlds == []
+    text = manifest.read_text()
+    if key == "href":
+        text = text.replace("events/river.geojson", "sandbox://tiny/events/delta-flood.geojson")
+    elif key == "analysed":
+        text = text.replace('kind = "flood"', 'kind = "flood"\nanalysed = "sandbox://tiny/events/x-analysed.geojson"')
+    else:
+        text = text.replace("labels/classes.tif", "sandbox://tiny/labels/x.tif")
+    manifest.write_text(text)
+    assert load_region(manifest).worlds == ["tiny"]
 
 
 @pytest.mark.parametrize("name", sorted(n for n, s in known_sources().items() if s.kind == "labels"))

@@ -23,6 +23,11 @@ def size_of(api: str | None) -> str | None:
     return (size or "demo") if name == "sandbox" else None
 
 
+def size_named_by(href: str | None) -> str | None:
+    """Which world a `sandbox://` href is a file of; None for any other."""
+    return href.removeprefix(SCHEME).partition("/")[0] if href and href.startswith(SCHEME) else None
+
+
 def folder_of(out: str) -> Path:
     """Where the worlds of an OUT lie. They are local files, so that a bucket's world lies in data/sandbox."""
     return (Path("data") if "://" in out else Path(out)).resolve() / "sandbox"
