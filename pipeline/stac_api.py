@@ -10,7 +10,7 @@ import contextlib
 import datetime as dt
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +156,7 @@ def search(source: Source, address: str, queries: list[Query], where: str, track
             if said != collection:
                 found.others[str(said)] += 1
             else:
-                items[str(item.get("id") or f"(no id, {len(items)})")] = _plain(item, source.asset_keys, name, address)
+                items[str(item.get("id") or f"(no id, {len(items)})")] = _plain(item, source, name, address)
             if len(items) + found.others.total() > MAX_ITEMS:
                 fix = "make the region smaller or its dates fewer, and build it as several regions"
                 raise Problem(f"the API has more than {MAX_ITEMS} items of '{collection}'", where=where, fix=fix)
@@ -283,26 +283,32 @@ def _links(thing: dict[str, Any]) -> list[dict[str, Any]]:
     return [link for link in found if isinstance(link.get("href"), str) and link["href"]]
 
 
-def _plain(item: dict[str, Any], keys: set[str], name: str, address: str) -> Item:
+def _plain(item: dict[str, Any], source: Source, name: str, address: str) -> Item:
     """What is read of an item, like those of `catalog.read_items`: relative hrefs start at the item's own address.
 
-    Of assets other than `keys` only the name stays. What is not of the kind that STAC says stays too, for
-    `catalog.checked_item` to tell.
+    Of assets that the source does not name only the name stays, and a place (proj:*) of the reference band alone. What
+    is not of the kind that STAC says stays too, for `catalog.checked_item` to tell.
     """
     from urllib.parse import urljoin
 
+    from pipeline.item import reference_band
+
+    keys, reference = source.asset_keys, source.assets.get(reference_band(source))
     base = next((link["href"] for link in _links(item) if link.get("rel") == "self"), address)
     assets, properties = item.get("assets"), item.get("properties")
     if isinstance(assets, dict):
-        assets = {key: _used(asset, {"href"}) if key in keys else {} for key, asset in assets.items()}
+        assets = {
+            key: _used(asset, {"href"} | (PROPERTIES if key == reference else set())) if key in keys else {}
+            for key, asset in assets.items()
+        }
         for key in keys & set(assets):
             href = assets[key].get("href") if isinstance(assets[key], dict) else None
             if isinstance(href, str) and href and "://" not in href and not href.startswith("/"):
                 assets[key]["href"] = urljoin(base, href)
     known = {key: item.get(key) for key in ("id", "collection", "geometry")}
-    return known | {"properties": _used(properties), "assets": assets, "_file": name}
+    return known | {"properties": _used(properties, PROPERTIES), "assets": assets, "_file": name}
 
 
-def _used(fields: Any, more: Iterable[str] = ()) -> Any:
-    """The fields that are read; what is no object is left as it is."""
-    return {k: fields[k] for k in (*more, *PROPERTIES) if k in fields} if isinstance(fields, dict) else fields
+def _used(fields: Any, keys: Set[str]) -> Any:
+    """These fields; what is no object is left as it is."""
+    return {k: v for k, v in fields.items() if k in keys} if isinstance(fields, dict) else fields

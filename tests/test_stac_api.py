@@ -168,8 +168,12 @@ def test_of_an_item_only_what_is_read_is_held() -> None:
     assert found == {
         "id": "a", "collection": "aa", "geometry": one["geometry"], "_file": f"{stub.url}, collection aa",
         "properties": {"datetime": "2020-06-01T10:00:00Z", "platform": "sentinel-2a"},
-        "assets": {"data": {"href": "https://example.org/a.tif", "proj:shape": [1, 1]}, "preview": {}},
+        "assets": {"data": {"href": "https://example.org/a.tif"}, "preview": {}},
     }  # fmt: skip
+    radar = Source(kind="imagery", sensor="s1", api="x", collection="aa", assets={"VV": "data", "VH": "preview"})
+    with StubStac([one]) as stub:
+        (found,) = search(radar, stub.url, WHOLE, "here").items
+    assert [len(asset) for asset in found["assets"].values()] == [2, 1], "the reference band's place too"
 
 
 class Read(dict[str, Any]):
