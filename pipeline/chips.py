@@ -114,7 +114,7 @@ def _hits(region: Region, cells: list[str]) -> tuple[dict[str, list[Hit]], list[
     hits: dict[str, list[Hit]] = defaultdict(list)
     notes = []
     zones = squares_of([parse_cell(name) for name in cells])
-    for mapped in events.load_events(region):
+    for mapped in events.load_events(region, extents=False):
         event, found = mapped.event, events.shares(mapped, zones)
         for cell, share in found.items():
             hits[cell.name].append(Hit(event, mapped.use, share))
