@@ -20,6 +20,11 @@ from pipeline.region import Region
 from pipeline.source import crosswalk_path
 from pipeline.work import Outcome, Work
 
+NEEDED = (
+    "chip_id", "cell", "epsg", "west", "south", "east", "north", "lat", "sensor", "datetime", "role", "dropped",
+)  # fmt: skip
+"""Columns of chips that a caption and a split depend on."""
+
 
 def params(region: Region) -> dict[str, Any]:
     return {
@@ -61,7 +66,7 @@ def write_captions(work: Work) -> Outcome:
     region = work.region
     evidence, touched = _evidence(work), _touched(work)
     order = [use.source for use in region.labels]
-    chips = work.rows("chips")
+    chips = work.rows("chips", NEEDED)
     sets: dict[str, LabelSet] = {}
     for chip in work.track(chips, len(chips), "captions"):
         day = chip["datetime"].date()
@@ -95,7 +100,7 @@ def _splits_of_events(region: Region) -> dict[str, str]:
     shares = SplitShares(region.split.train, region.split.val, region.split.test)
     return {
         mapped.event.id: event_split(events.blocks_of(mapped.shape, region.split.block_km), shares)
-        for mapped in events.load_events(region)
+        for mapped in events.load_events(region, extents=False)
     }
 
 

@@ -7,10 +7,9 @@ the first after its start. Losers are no rows: they are counted by reason in the
 from __future__ import annotations
 
 import datetime as dt
-import io
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ CLOUD_CLASSES = (3, 8, 9, 10)
 """SCL: cloud shadow, cloud medium and high probability, thin cirrus (facts/s2_scl.csv)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One cell seen by one scene."""
 
@@ -97,15 +96,14 @@ def choose_chips(work: Work) -> Outcome:
     those around each event that covers it."""
     scenes = {(s["source"], s["scene"]): s for s in work.rows("scenes")}
     losers: Counter[str] = Counter()
-    candidates = _read_candidates(work, scenes)
-    hits, notes = _hits(work.region, sorted({c.cell for c in candidates}))
+    hits, notes = _hits(work.region, sorted(work.tables["screen"]["cell"].unique().to_pylist()))
     chosen: list[tuple[Candidate, str]] = []
-    for cell, group in itertools.groupby(sorted(candidates, key=lambda c: c.cell), key=lambda c: c.cell):
+    for cell, group in itertools.groupby(_candidates(work, scenes), key=lambda c: c.cell):
         chosen += _choose_for_cell(list(group), work.region, losers, hits[cell])
     rows = _rows(chosen, work)
     if not rows:
         notes.append("no cell is covered well enough by any scene: see the losers below")
-    notes.append(f"{len(candidates)} candidates")
+    notes.append(f"{work.tables['screen'].num_rows} candidates")
     return Outcome(len(rows), tables.table_of(rows, tables.CHIPS), losers=losers, notes=notes)
 
 
@@ -114,7 +112,7 @@ def _hits(region: Region, cells: list[str]) -> tuple[dict[str, list[Hit]], list[
     hits: dict[str, list[Hit]] = defaultdict(list)
     notes = []
     zones = squares_of([parse_cell(name) for name in cells])
-    for mapped in events.load_events(region):
+    for mapped in events.load_events(region, extents=False):
         event, found = mapped.event, events.shares(mapped, zones)
         for cell, share in found.items():
             hits[cell.name].append(Hit(event, mapped.use, share))
@@ -130,11 +128,15 @@ def _hits(region: Region, cells: list[str]) -> tuple[dict[str, list[Hit]], list[
     return hits, notes
 
 
-def _read_candidates(work: Work, scenes: dict[tuple[str, str], dict[str, Any]]) -> list[Candidate]:
-    found = []
+def _candidates(work: Work, scenes: dict[tuple[str, str], dict[str, Any]]) -> Iterator[Candidate]:
+    """Cell after cell."""
     columns = ["cell", "scene", "source", "coverage", "screened", "scl_0", *[f"scl_{k}" for k in CLOUD_CLASSES]]
+    table = work.tables["screen"].select(columns)
+    for name in ("scene", "source"):
+        # Each name once: those of all candidates may be more text than Arrow sorts in one column.
+        table = table.set_column(table.schema.get_field_index(name), name, table[name].dictionary_encode())
     # Batch by batch: as Python rows, the candidates of a thousand scenes would take tens of GB.
-    batches = work.tables["screen"].select(columns).to_batches(max_chunksize=100_000)
+    batches = table.sort_by("cell").to_batches(max_chunksize=100_000)
     for row in (row for batch in batches for row in batch.to_pylist()):
         scene = scenes[row["source"], row["scene"]]
         cloud, nodata = None, 1 - row["coverage"]
@@ -142,8 +144,7 @@ def _read_candidates(work: Work, scenes: dict[tuple[str, str], dict[str, Any]]) 
             cloud = round(sum(row[f"scl_{k}"] for k in CLOUD_CLASSES), 6)
             nodata = max(nodata, float(row["scl_0"]))
         own = parse_cell(row["cell"]).epsg == scene["epsg"]
-        found.append(Candidate(row["cell"], scene, row["coverage"], round(nodata, 6), cloud, own))
-    return found
+        yield Candidate(row["cell"], scene, row["coverage"], round(nodata, 6), cloud, own)
 
 
 def _choose_for_cell(
@@ -289,12 +290,3 @@ def _rows(chosen: list[tuple[Candidate, str]], work: Work) -> list[dict[str, Any
             }
         )
     return sorted(rows, key=lambda r: r["chip_id"])
-
-
-def read_screen(work_store: Any, names: list[str]) -> Any:
-    """All candidate files as one table."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    parts = [pq.read_table(io.BytesIO(work_store.read(name))) for name in names]
-    return pa.concat_tables(parts) if parts else tables.SCREEN.empty_table()

@@ -59,12 +59,15 @@ def files(region: Region, *keys: str) -> list[Path]:
     return [p for href in hrefs if not href.startswith(sandbox.SCHEME) for p in with_siblings(region.relative(href))]
 
 
-def load_events(region: Region) -> list[EventMap]:
-    """The events of a region with their maps. Raises Problem for a file that does not say what or when."""
-    return [_load(region, k, use) for k, use in enumerate(region.events)]
+def load_events(region: Region, extents: bool = True) -> list[EventMap]:
+    """The events of a region with their maps; without `extents` what was analysed is not read (and says None).
+
+    Raises Problem for a file that does not say what or when.
+    """
+    return [_load(region, k, use, extents) for k, use in enumerate(region.events)]
 
 
-def _load(region: Region, k: int, use: Event) -> EventMap:
+def _load(region: Region, k: int, use: Event, extents: bool) -> EventMap:
     from pipeline.vector import read_vector
 
     where = f"{region.path}, key 'events[{k}]' ({use.id})"
@@ -73,7 +76,7 @@ def _load(region: Region, k: int, use: Event) -> EventMap:
     start = use.start or _start_of(frame, path, where)
     event = CrisisEvent(use.id, use.kind, start, use.effect_days, use.min_event_share)
     analysed = None
-    if use.analysed:
+    if use.analysed and extents:
         extent = region.relative(use.analysed)
         analysed = _area_of(read_vector(extent, where), extent, where)
     return EventMap(use, event, _area_of(frame, path, where), analysed)
@@ -177,7 +180,8 @@ def _around(area: shapely.Geometry, box: tuple[float, float, float, float]) -> s
         return area
     turns = [0.0, *([360.0] if box[2] > 180 else []), *([-360.0] if box[0] < -180 else [])]
     parts = [affinity.translate(area, turn) if turn else area for turn in turns]
-    return shapely.union_all([shapely.intersection(part, shapely.box(*box)) for part in parts])
+    clipped = [shapely.intersection(part, shapely.box(*box)) for part in parts]
+    return clipped[0] if len(clipped) == 1 else shapely.union_all(clipped)
 
 
 def _move(area: shapely.Geometry, source: int, target: int) -> shapely.Geometry:
@@ -219,16 +223,15 @@ def blocks_of(area: shapely.Geometry, block_km: float) -> dict[str, float]:
 
     Zones change on multiples of 3° only, exceptions included, so that strips of 3° have one zone each.
     """
-    import shapely
 
     west, south, east, north = area.bounds
     lons = np.arange(np.floor(west / 3) * 3, east, 3.0)
     found: dict[str, float] = {}
     for lon, (low, high) in itertools.product(lons, itertools.pairwise((-80, 0, 56, 64, 72, 84))):
-        part = (
-            shapely.intersection(area, shapely.box(lon, low, lon + 3, high)) if low < north and high > south else None
-        )
-        if part is None or part.is_empty:
+        if low >= north or high <= south:
+            continue
+        part = _around(area, (lon, low, lon + 3, high))
+        if part.is_empty:
             continue
         zone = int(zone_of(np.array(lon + 1.5), np.array((low + high) / 2)))
         epsg = (32700 if high <= 0 else 32600) + zone

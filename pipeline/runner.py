@@ -60,7 +60,7 @@ class _Tables(Mapping[str, "pa.Table"]):
 
     def _table(self, name: str) -> pa.Table:
         if name == "screen":
-            from pipeline.chips import read_screen
+            from pipeline.screen import read_screen
 
             return tables.check(read_screen(self._store, self._store.list("screen")), tables.SCREEN, "screen/")
         return tables.read_table(self._store, f"{name}.parquet", tables.SCHEMAS[name])

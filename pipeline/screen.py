@@ -6,8 +6,9 @@ Thresholds come later (stage chips), so they can change without reading the scen
 from __future__ import annotations
 
 import functools
+import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +18,11 @@ from pipeline.grid import Cell, centres, transformer
 from pipeline.receipt import digest
 from pipeline.region import Region
 from pipeline.work import Outcome, Work
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.store import Store
 
 VERSION = 1
 SCL_ROWS = 24
@@ -188,3 +194,12 @@ def _add_scene_classes(rows: list[dict[str, Any]], href: str) -> None:
 
 def _class_shares(classes: np.ndarray) -> np.ndarray:
     return np.bincount(np.clip(classes.ravel(), 0, 11), minlength=12) / classes.size
+
+
+def read_screen(store: Store, names: list[str]) -> pa.Table:
+    """All candidate files as one table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts = [pq.read_table(io.BytesIO(store.read(name))) for name in names]
+    return pa.concat_tables(parts) if parts else tables.SCREEN.empty_table()

@@ -41,7 +41,9 @@ def degrees_of(frame: geopandas.GeoDataFrame) -> shapely.Geometry:
     unit = frame.crs.axis_info[0].unit_conversion_factor or 1.0
     step = STEP_DEGREES if frame.crs.is_geographic else STEP_M / unit
     dense = geopandas.GeoSeries(shapely.segmentize(mended, step), crs=frame.crs).to_crs(4326)
-    return shapely.union_all([polygons_of(shape) for shape in dense.values])
+    shapes = [polygons_of(shape) for shape in dense.values]
+    # The union of one large polygon with nothing costs as much as making it did.
+    return shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)
 
 
 @dataclass(frozen=True, eq=False)
