@@ -31,6 +31,8 @@ from pipeline.sandbox.places import Place, Size
 
 LAEA_EPSG = 3035
 CLC_M = 100
+CLC_SAMPLE_M = 20
+"""A hectare's class is the most frequent one of so many metres' samples."""
 CLC_CODES = {
     WATER: (41,), TREES: (23, 24, 25), GRASS: (18, 26), MARSH: (35, 36), CROPS: (12, 20), SHRUB: (27, 28, 29),
     BUILT: (2, 2, 3), BARE: (31, 32), SNOW: (34,),
@@ -69,9 +71,11 @@ def corine(place: Place, size: Size, ground: Ground) -> Map:
     left, right = (int(f(corners[0]) // 1000) * 1000 for f in (min, max))
     low, high = (int(f(corners[1]) // 1000) * 1000 for f in (min, max))
     left, low, right, high = left - 1000, low - 1000, right + 2000, high + 2000
-    per = CLC_M // PIXEL_M
-    shape = (high - low) // PIXEL_M, (right - left) // PIXEL_M
-    x, y = np.meshgrid(left + PIXEL_M * (np.arange(shape[1]) + 0.5), high - PIXEL_M * (np.arange(shape[0]) + 0.5))
+    per = CLC_M // CLC_SAMPLE_M
+    shape = (high - low) // CLC_SAMPLE_M, (right - left) // CLC_SAMPLE_M
+    x, y = np.meshgrid(
+        left + CLC_SAMPLE_M * (np.arange(shape[1]) + 0.5), high - CLC_SAMPLE_M * (np.arange(shape[0]) + 0.5)
+    )
     there = transformer(LAEA_EPSG, place.epsg).transform(x, y)
     rows = ((ground.north - there[1]) // PIXEL_M).astype(int)
     cols = ((there[0] - ground.west) // PIXEL_M).astype(int)
