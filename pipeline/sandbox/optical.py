@@ -16,7 +16,7 @@ from pipeline.sandbox.places import Place, Size
 from pipeline.sandbox.sampling import Pixels, seen_side
 from pipeline.sandbox.signatures import KIND, crop_growth, seasonal_means, signatures
 
-PARTS = {"patch": 0.75, "tint": 0.45, "scene": 0.33, "pixel": 0.35}
+PARTS = {"patch": 0.8, "tint": 0.45, "scene": 0.2, "pixel": 0.35}
 """Standard deviation of a kind's reflectance in parts whose squares sum to 1: what the table's spread is made of."""
 VEGETATION = ("trees", "grass", "flooded vegetation", "crops growing")
 
