@@ -22,7 +22,7 @@ ZERO_BORDER_M = 400
 SPECKLE_DB = 2.2
 """Standard deviation of Gamma(4.4) speckle in dB."""
 PARTS = {"patch": 0.8, "own": 0.58, "scene": 0.15}
-"""What the spread of a kind beside speckle is made of; squares sum to 1. Scenes are calibrated to some tenths of a dB."""
+"""What the spread of a kind beside speckle is made of; squares sum to 1. Scenes are calibrated: they differ little."""
 TABLE_STEPS = 500
 MANTISSA_BITS = 11
 """Kept of float32's 23: an error below 0.002 dB, so that files compress."""
