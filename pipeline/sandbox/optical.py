@@ -132,7 +132,8 @@ def _ground_reflectance(
     turned = -1 if 5 <= band <= 9 else 1  # lusher is darker in the visible and brighter in the infrared
     patch = PARTS["patch"] * vigour + (PARTS["tint"] * turned) * tint + PARTS["scene"] * mood[0]
     haze = abs(mood[1]) * (40 if band < 4 else 8)
-    return np.maximum((mean + spread * patch) * light + haze, 8), spread
+    # The table's spreads are wide for snow: no patch of a kind is darker than a third of the kind.
+    return np.maximum(mean + spread * patch, mean * np.float32(0.35)) * light + haze, spread
 
 
 def _light(height: np.ndarray) -> np.ndarray:
