@@ -7,7 +7,9 @@ about the real world rests on it.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from harmonize.problem import Problem
 
 SCHEME = "sandbox://"
 VERSION = 1
@@ -30,12 +32,15 @@ def size_named_by(href: str | None) -> str | None:
 
 def folder_of(out: str) -> Path:
     """Where the worlds of an OUT lie. They are local files, so that a bucket's world lies in data/sandbox."""
-    return (Path("data") if "://" in out else Path(out)).resolve() / "sandbox"
+    return ((Path("data") if "://" in out else Path(out)) / "sandbox").resolve()
 
 
 def path_of(href: str, folder: Path) -> Path:
-    """The file of a `sandbox://` href."""
-    return folder / href.removeprefix(SCHEME)
+    """The file of a `sandbox://` href. Raises Problem for one that would leave the world's folder."""
+    inside = PurePosixPath(href.removeprefix(SCHEME))
+    if inside.is_absolute() or ".." in inside.parts:
+        raise Problem(f"'{href}' would leave the sample world", fix="name a file of it: sandbox://demo/events/…")
+    return folder / inside
 
 
 def href_of(path: str, folder: Path) -> str | None:
