@@ -26,7 +26,7 @@ from harmonize.problem import Problem
 from harmonize.splits import SplitShares, block_of, spatial_split
 from pipeline.radiometry import remove_offset
 from pipeline.region import load_region
-from pipeline.sandbox import NAMES, build, radar, server
+from pipeline.sandbox import NAMES, build, path_of, radar, server
 from pipeline.sandbox.acquisitions import Scene, scenes_of, tile_name
 from pipeline.sandbox.places import BY_NAME, PLACES, SIZES, size_named
 from pipeline.sandbox.ranges import range_server
@@ -89,6 +89,12 @@ def test_a_world_of_another_version_is_drawn_anew(tmp_path: Path, monkeypatch: p
     assert not build.is_built(tmp_path, "tiny")
     build.build_world("tiny", tmp_path)
     assert not (root / "labels/old.tif").exists()
+
+
+@pytest.mark.parametrize("href", ["sandbox://demo/../../secret", "sandbox:///etc/passwd", "sandbox://.."])
+def test_hrefs_stay_inside_the_world(href: str, tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="would leave the sample world"):
+        path_of(href, tmp_path)
 
 
 def test_there_are_two_sizes() -> None:
