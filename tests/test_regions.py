@@ -21,6 +21,7 @@ from pipeline.grid import cells_of
 from pipeline.place import area_of
 from pipeline.region import Region, load_region
 from pipeline.sandbox import size_of
+from pipeline.shapes import squares_of
 from pipeline.source import crosswalk_path, known_sources
 
 REGIONS = sorted((ROOT / "manifests/regions").glob("*.toml"))
@@ -85,7 +86,7 @@ def test_the_event_of_an_example_region_works_once_its_files_are_there(path: Pat
     (mapped,) = load_events(load_region(manifest))
     assert mapped.event.start == event.start
     assert region.start < mapped.event.start < region.end
-    assert touches(mapped, cells_of(middle.buffer(0.01), region.size_px))
+    assert touches(mapped, squares_of(cells_of(middle.buffer(0.01), region.size_px)))
 
 
 def test_three_example_regions_have_an_event() -> None:
