@@ -51,6 +51,7 @@ def build(
     _known(to)
     failed = 0
     with Scheduler(scheduler) as jobs:
+        jobs.connect()  # a wrong address is told before anything is asked of an archive
         for path in regions:
             region, store = runner.load(path, out)
             done = runner.run_upto(region, store, to, scheduler=jobs)

@@ -174,8 +174,9 @@ def _where(region: Region, k: int) -> str:
 def _href(use: LabelUse, source: Source, region: Region) -> str:
     href = use.href or source.href or ""
     if href.startswith(SCHEME) or (use.href and "://" not in href):
-        return str(region.relative(href))
-    return source.path_of(href)
+        return str(region.relative(href).resolve())  # a job may run in another folder
+    path = source.path_of(href)
+    return path if "://" in path or path.startswith("/vsi") else str(Path(path).resolve())
 
 
 def _files(work: Work, k: int, use: LabelUse, notes: list[str]) -> Iterator[LabelFile]:

@@ -75,6 +75,7 @@ def pack_shards(work: Work) -> Outcome:
 
 def _samples(work: Work) -> tuple[pa.Table, Counter[str]]:
     """What goes into the tars, in order, with the columns of CHIP, CAPTION and PIXEL; and why other chips do not."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     chips = work.tables["chips"]
@@ -90,7 +91,8 @@ def _samples(work: Work) -> tuple[pa.Table, Counter[str]]:
     reason = pc.coalesce(*reasons)
     dropped = Counter(map(counted_as, reason.drop_null().to_pylist()))
     kept = table.filter(pc.is_null(reason))
-    return kept.take(_order(kept, work.region.shards.seed)).combine_chunks(), dropped
+    order = pa.array(_order(kept, work.region.shards.seed), pa.int64())  # of no type where nothing is kept
+    return kept.take(order).combine_chunks(), dropped
 
 
 def _order(table: pa.Table, seed: int) -> list[int]:

@@ -199,3 +199,17 @@ def test_corpus_nodes_need_no_torch_and_gpu_nodes_no_gdal(blocked: set[str], cod
     text = BLOCKER.format(blocked=blocked, code=code)
     found = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True)
     assert found.stdout.strip() == "fine", found.stderr
+
+
+def test_nothing_left_to_pack_is_told(tmp_path: Path) -> None:
+    """A label map that lies elsewhere drops every chip: no traceback, and the reason by count."""
+    from harmonize.problem import Problem
+    from pipeline import runner
+
+    world = World(tmp_path, size_m=1200)
+    manifest = world.write()
+    world.west += 50_000
+    world.tif(tmp_path / "labels/classes.tif", np.ones((240, 240), np.uint8), 10)
+    region, store = runner.load(manifest, str(tmp_path / "out"))
+    with pytest.raises(Problem, match="no chip is left to pack: 8 no labels"):
+        runner.run_upto(region, store, "shards", quiet=True)

@@ -24,6 +24,9 @@ from train.recipe import Optim, Recipe
 from train.shards import Samples
 from train.vision import to_tensors
 
+LOG_SECONDS = 30
+"""Between two lines about the training where nobody looks at a bar."""
+
 
 @dataclass
 class Training:
@@ -279,7 +282,16 @@ def _progress(training: Training, end: int) -> Iterator[int]:
     per_step = sum(training.batches.size(s) for s in training.batches.sensors)
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("train", total=training.total, completed=training.started, rate="")
+        told = begun = time.perf_counter()
         for step in range(training.started, end):
             yield step
             speed = progress.tasks[0].speed
             progress.update(task, advance=1, rate=f"{speed * per_step:.0f} images/s" if speed else "")
+            now = time.perf_counter()
+            if not console.is_terminal and now - told >= LOG_SECONDS:
+                # A log has no bar: a line now and then says that it goes on.
+                told, pace = now, (now - begun) / (step + 1 - training.started)
+                left = f"{pace * (end - step - 1):.0f} s left"
+                print(
+                    f"train: {step + 1} of {end}, {per_step / pace:.0f} images/s, {left}", file=sys.stderr, flush=True
+                )
