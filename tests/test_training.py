@@ -28,11 +28,11 @@ from train.evaluate import Corpus, class_map, evaluate
 from train.location import LocationTower, load_satclip
 from train.loop import fit, flipped, learning_rate
 from train.metrics import measures
-from train.model import build_model, load_model, save_model
+from train.model import build_model, load_model
 from train.recipe import Data, Location, Optim, Recipe, Text, Vision, load_recipe
 from train.run import begin, finish, finished_run, is_finished
 from train.shards import Reader, open_shards, wanted_split
-from train.vision import ImageTower, load_weights, multilook, normalisation
+from train.vision import ImageTower, load_weights, normalisation
 
 SMALL = Recipe(
     name="small",
@@ -217,34 +217,6 @@ def test_stack_repeats_orders_and_fills() -> None:
 def test_a_tower_is_as_wide_as_what_comes_out(name: str) -> None:
     tower = ImageTower("s1", name, *normalisation("standard", "s1")).eval()
     assert tower(torch.zeros(1, 2, 32, 32)).shape == (1, tower.width)
-
-
-def test_looks_are_means_of_power_over_valid_pixels() -> None:
-    draw = np.random.default_rng(0)
-    power = torch.from_numpy(0.02 * draw.gamma(4.4, 1 / 4.4, (1, 2, 60, 60))).float()
-    decibels = 10 * torch.log10(power)
-    looks = multilook(decibels, 5)
-    assert looks.shape == decibels.shape
-    assert looks[0, 0, 30, 30].item() == pytest.approx(10 * np.log10(power[0, 0, 28:33, 28:33].mean().item()), abs=1e-4)
-    assert looks[0, 1, 0, 0].item() == pytest.approx(10 * np.log10(power[0, 1, :3, :3].mean().item()), abs=1e-4)
-    assert looks.mean().item() == pytest.approx(10 * np.log10(0.02), abs=0.1), "the mean of decibels lies 0.5 dB lower"
-    holes = decibels.clone()
-    holes[0, 0, :, :30] = float("nan")
-    seen = multilook(holes, 5)
-    assert torch.isnan(seen[0, 0, :, :28]).all()
-    assert torch.isfinite(seen[0, 0, :, 28:]).all()
-    assert torch.equal(seen[0, 0, :, 32:], looks[0, 0, :, 32:])
-    assert multilook(decibels, 4).shape == decibels.shape
-
-
-def test_a_tower_of_several_looks_is_saved_with_them(shards: Path, tmp_path: Path) -> None:
-    recipe = SMALL.model_copy(update={"vision": Vision(s2="test_resnet", s1="test_resnet", looks_s1=(1, 3))})
-    model = build_model(recipe).eval()
-    save_model(model, tmp_path, 12)
-    s1 = open_shards([shards]).of("train", "s1")
-    vectors = [embed_images(m, s1, torch.device("cpu")) for m in (model, load_model(tmp_path))]
-    assert (vectors[0] == vectors[1]).all()
-    assert model.stack("s1", {"10m": torch.full((1, 2, 12, 12), float("nan"), dtype=torch.float16)}).shape[1] == 4
 
 
 def test_an_image_is_turned_with_all_its_bands() -> None:

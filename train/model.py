@@ -88,8 +88,7 @@ def build_model(recipe: Recipe) -> Closp:
     vision = recipe.vision
     images = {}
     for sensor in SENSORS:
-        looks = vision.looks_s1 if sensor == "s1" else (1,)
-        tower = ImageTower(sensor, getattr(vision, sensor), *normalisation(vision.normalise, sensor), looks)
+        tower = ImageTower(sensor, getattr(vision, sensor), *normalisation(vision.normalise, sensor))
         load_weights(
             tower, getattr(vision, f"weights_{sensor}"), f"recipe '{recipe.name}', key 'vision.weights_{sensor}'"
         )
@@ -110,7 +109,6 @@ def spec_of(recipe: Recipe) -> dict[str, Any]:
             sensor: {
                 "model": getattr(recipe.vision, sensor),
                 "bands": list(CANONICAL_BANDS[sensor]),
-                "looks": list(recipe.vision.looks_s1) if sensor == "s1" else [1],
                 "unit": UNIT[sensor],
                 "mean": list(normalisation(recipe.vision.normalise, sensor)[0]),
                 "std": list(normalisation(recipe.vision.normalise, sensor)[1]),
@@ -164,7 +162,7 @@ def load_model(folder: Path) -> Closp:
         raise Problem(what, where=str(folder), fix="train again with this version")
     spec = config["spec"]
     images = {
-        sensor: ImageTower(sensor, said["model"], tuple(said["mean"]), tuple(said["std"]), tuple(said["looks"]))
+        sensor: ImageTower(sensor, said["model"], tuple(said["mean"]), tuple(said["std"]))
         for sensor, said in spec["images"].items()
     }
     location = LocationTower(Location(**spec["location"])) if spec["location"] else None

@@ -25,8 +25,6 @@ class Vision(Manifest):
     weights_s1: str = "none"
     normalise: Literal["standard", "paper"] = "standard"
     """standard: (x - mean) / std per band. paper: S2 / 10000, S1 as it is (dB)."""
-    looks_s1: tuple[Positive, ...] = (1,)
-    """S1 bands as they are (1), and beside them averaged in linear power over windows of so many pixels' side."""
 
 
 class Text(Manifest):

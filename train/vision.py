@@ -39,22 +39,15 @@ def to_tensors(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str,
 class ImageTower(nn.Module):
     """Native arrays of one sensor -> features. Stacks, normalises and encodes; augments nothing."""
 
-    def __init__(
-        self,
-        sensor: str,
-        name: str,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        looks: tuple[int, ...] = (1,),
-    ) -> None:
+    def __init__(self, sensor: str, name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
-        self.sensor, self.name, self.looks = sensor, name, looks
+        self.sensor, self.name = sensor, name
         shape = (1, len(mean), 1, 1)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).reshape(shape), persistent=False)
         self.register_buffer("std", torch.tensor(std).reshape(shape), persistent=False)
-        self.trunk = _trunk(name, len(mean) * len(looks), f"key 'vision.{sensor}'")
+        self.trunk = _trunk(name, len(mean), f"key 'vision.{sensor}'")
         self.trunk.to(memory_format=torch.channels_last)
         # Some networks widen what they pool (mobilenetv3, mambaout): that is what comes out.
         self.width = int(getattr(self.trunk, "head_hidden_size", None) or self.trunk.num_features)  # type: ignore[arg-type]
@@ -63,14 +56,7 @@ class ImageTower(nn.Module):
         """Vision transformers take one size only; chips are resized to it."""
 
     def stack(self, arrays: dict[str, Tensor]) -> Tensor:
-        """float32 (B, bands, H, W) at 10 m, normalised; coarser bands repeated, nodata at the mean (0).
-
-        Several looks of S1 stand one after the other: (B, 2 looks, H, W).
-        """
-        if self.looks != (1,):
-            seen = [multilook(arrays["10m"].float(), look) for look in self.looks]
-            normal = torch.cat([(decibels - self.mean) / self.std for decibels in seen], dim=1)
-            return torch.nan_to_num_(normal, nan=0.0, posinf=0.0, neginf=0.0)
+        """float32 (B, bands, H, W) at 10 m, normalised; coarser bands repeated, nodata at the mean (0)."""
         ten, order = arrays["10m"], CANONICAL_BANDS[self.sensor]
         side = ten.shape[-1]
         stacked = torch.empty((len(ten), len(order), side, side), device=ten.device)
@@ -94,24 +80,6 @@ class ImageTower(nn.Module):
         # Pixels next to each other in memory by band: convolutions run up to twice as fast so, on a CPU too.
         features: Tensor = self.trunk(stacked.contiguous(memory_format=torch.channels_last))
         return features
-
-
-def multilook(decibels: Tensor, look: int) -> Tensor:
-    """(B, C, H, W) in dB, averaged in linear power over the valid pixels of a window `look` pixels wide around each.
-
-    Speckle multiplies power, so its mean over n independent pixels is unbiased and has n times the looks; the mean of
-    decibels is neither. NaN where a window holds no valid pixel.
-    """
-    if look == 1:
-        return decibels
-    valid = torch.isfinite(decibels)
-    power = torch.where(valid, 10 ** (decibels / 10), 0.0)
-    left = (look - 1) // 2
-    edges = (left, look - 1 - left) * 2
-    sums, counts = (
-        nn.functional.avg_pool2d(nn.functional.pad(x, edges), look, stride=1) for x in (power, valid.float())
-    )
-    return 10 * torch.log10(sums / counts)
 
 
 def _trunk(name: str, bands: int, where: str) -> nn.Module:
