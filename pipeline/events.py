@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harmonize.events import NEARBY_M, REACH_M, CrisisEvent, Touch
-from harmonize.problem import Problem
 from harmonize.splits import block_of
 from pipeline import sandbox
+from pipeline.event_geojson import read_geojson
 from pipeline.grid import FALSE_NORTHING_M, Cell, is_south, transformer, zone_of
 from pipeline.region import Event, Region
-from pipeline.shapes import Pieces, Squares, degrees_of, polygons_of, squares_of
+from pipeline.shapes import Pieces, Squares, polygons_of, squares_of
 
 if TYPE_CHECKING:
-    import geopandas
     import shapely
 
-START_FIELDS = ("start", "date")
-"""Properties of an event's features that say its first day, where the manifest does not."""
+PART = "."
+"""Between the id of a manifest's event and that of one of several in its file: `effis-2021.7`. No id has it."""
+READERS = {"geojson": read_geojson}
+"""source of the manifest -> what reads its files."""
 NOT_AN_EVENT: dict[str, Any] = {"event": None, "analysed": None, "distance_m": None}
 """The event columns of a row of land cover."""
 
@@ -64,60 +64,20 @@ def load_events(region: Region, extents: bool = True) -> list[EventMap]:
 
     Raises Problem for a file that does not say what or when.
     """
-    return [_load(region, k, use, extents) for k, use in enumerate(region.events)]
+    return [event for k, use in enumerate(region.events) for event in _load(region, k, use, extents)]
 
 
-def _load(region: Region, k: int, use: Event, extents: bool) -> EventMap:
-    from pipeline.vector import read_vector
-
+def _load(region: Region, k: int, use: Event, extents: bool) -> list[EventMap]:
     where = f"{region.path}, key 'events[{k}]' ({use.id})"
-    path = region.relative(use.href)
-    frame = read_vector(path, where)
-    start = use.start or _start_of(frame, path, where)
-    event = CrisisEvent(use.id, use.kind, start, use.effect_days, use.min_event_share)
-    analysed = None
-    if use.analysed and extents:
-        extent = region.relative(use.analysed)
-        analysed = _area_of(read_vector(extent, where), extent, where)
-    return EventMap(use, event, _area_of(frame, path, where), analysed)
-
-
-def _area_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> shapely.Geometry:
-    _check_degrees(frame, path, where)
-    area = degrees_of(frame)
-    if area.is_empty:
-        raise Problem(f"{path.name} has no polygon", where=where, fix="give the area of the event, not points or lines")
-    return area
-
-
-def _check_degrees(frame: geopandas.GeoDataFrame, path: Path, where: str) -> None:
-    """Before edges are densified: metres that are taken for degrees would make millions of vertices."""
-    west, south, east, north = frame.to_crs(4326).total_bounds
-    # Written so that inf and nan, which a change of CRS gives where there is no answer, are no degrees either.
-    if not (-180 <= west <= east <= 180 and -90 <= south <= north <= 90):
-        raise Problem(
-            f"{path.name} says its CRS is {frame.crs.name}, and then it reaches from {west:g} to {east:g} degrees east "
-            f"and from {south:g} to {north:g} north",
-            where=where,
-            fix="write the CRS that its coordinates are in into the file (ogr2ogr -a_srs EPSG:… new.gpkg the-file); "
-            "GeoJSON without one is taken for degrees, longitude first, -180..180",
-        )
-
-
-def _start_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> dt.date:
-    """The one day that all features name."""
-    field = next((name for name in START_FIELDS if name in frame.columns), None)
-    fix = "add start = <first day of the event>"
-    if field is None:
-        raise Problem(f"the event has no start, and {path.name} has no field start or date", where=where, fix=fix)
-    said = sorted({str(value)[:10] for value in frame[field]})
-    if len(said) > 1:
-        what = f"the features of {path.name} name several days as {field}: {', '.join(said[:4])}"
-        raise Problem(what, where=where, fix=fix)
-    try:
-        return dt.date.fromisoformat(said[0])
-    except ValueError:
-        raise Problem(f"'{said[0]}' in the field {field} of {path.name} is no day", where=where, fix=fix) from None
+    found = []
+    for area in READERS[use.source](use, region, where, extents):
+        start = use.start or area.start
+        if start is None:
+            raise AssertionError(f"the reader of {use.source} gave no start")
+        name = f"{use.id}{PART}{area.part}" if area.part else use.id
+        event = CrisisEvent(name, use.kind, start, use.effect_days, use.min_event_share)
+        found.append(EventMap(use, event, area.shape, area.analysed))
+    return found
 
 
 def shares(mapped: EventMap, zones: list[Squares]) -> dict[Cell, float]:
@@ -212,9 +172,9 @@ def rows_of(events: list[EventMap], cells: list[Cell]) -> list[dict[str, Any]]:
 
 def verdict_of(row: dict[str, Any], region: Region) -> tuple[CrisisEvent, Touch]:
     """An event row of labels.parquet as the event and what its map says about the cell."""
-    use = next(event for event in region.events if event.id == row["event"])
+    use = next(event for event in region.events if event.id == row["event"].split(PART)[0])
     far = float("inf") if row["distance_m"] is None else row["distance_m"]
-    event = CrisisEvent(use.id, use.kind, row["date"], use.effect_days, use.min_event_share)
+    event = CrisisEvent(row["event"], use.kind, row["date"], use.effect_days, use.min_event_share)
     return event, Touch(row["share"], row["analysed"], far)
 
 

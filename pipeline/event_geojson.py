@@ -1,0 +1,47 @@
+"""Reader of `source = "geojson"`: any vector file whose polygons are one event's area."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harmonize.problem import Problem
+from pipeline.event_area import EventArea, area_of
+from pipeline.region import Event, Region
+
+if TYPE_CHECKING:
+    import geopandas
+
+START_FIELDS = ("start", "date")
+"""Properties of an event's features that say its first day, where the manifest does not."""
+
+
+def read_geojson(use: Event, region: Region, where: str, extents: bool) -> list[EventArea]:
+    """The one event of a vector file; what was analysed is the file that the manifest names."""
+    from pipeline.vector import read_vector
+
+    path = region.relative(use.href)
+    frame = read_vector(path, where)
+    start = use.start or _start_of(frame, path, where)
+    analysed = None
+    if use.analysed and extents:
+        extent = region.relative(use.analysed)
+        analysed = area_of(read_vector(extent, where), extent, where)
+    return [EventArea(area_of(frame, path, where), analysed, start)]
+
+
+def _start_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> dt.date:
+    """The one day that all features name."""
+    field = next((name for name in START_FIELDS if name in frame.columns), None)
+    fix = "add start = <first day of the event>"
+    if field is None:
+        raise Problem(f"the event has no start, and {path.name} has no field start or date", where=where, fix=fix)
+    said = sorted({str(value)[:10] for value in frame[field]})
+    if len(said) > 1:
+        what = f"the features of {path.name} name several days as {field}: {', '.join(said[:4])}"
+        raise Problem(what, where=where, fix=fix)
+    try:
+        return dt.date.fromisoformat(said[0])
+    except ValueError:
+        raise Problem(f"'{said[0]}' in the field {field} of {path.name} is no day", where=where, fix=fix) from None
