@@ -17,6 +17,7 @@ CLASSES = LAND_COVER + CRISES
 VOCABULARY_VERSION = 1
 
 BIT = {name: k for k, name in enumerate(CLASSES)}
+_ONE = {name: 1 << k for k, name in enumerate(CLASSES)}
 CRISIS_OF_KIND = {"flood": "flooded area", "fire": "burned area", "earthquake": "earthquake damage"}
 LAND_COVER_MASK = (1 << len(LAND_COVER)) - 1
 CRISIS_MASK = ((1 << len(CLASSES)) - 1) & ~LAND_COVER_MASK
@@ -27,7 +28,7 @@ def mask_of(names: Iterable[str]) -> int:
     """Bit mask of class names; bit k stands for CLASSES[k]."""
     mask = 0
     for name in names:
-        mask |= 1 << BIT[name]
+        mask |= _ONE[name]
     return mask
 
 
