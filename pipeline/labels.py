@@ -49,7 +49,7 @@ class LabelFile:
 
 
 def params(region: Region) -> dict[str, Any]:
-    keys = ("items", "href", "collection", "asset", "attribute", "layer", "nodata")
+    keys = ("items", "href", "collection", "asset", "attribute", "layer", "nodata", "band", "probabilities")
     return {
         "labels": [
             use.model_dump(mode="json") | {"keys": {key: getattr(region.source(use.source), key) for key in keys}}
@@ -274,31 +274,31 @@ def _measure_rasters(files: list[LabelFile], cells: list[Cell]) -> Iterator[tupl
 
 def _paint(codes: dict[Cell, np.ndarray], file: LabelFile, cells: list[Cell]) -> None:
     """Fill in a file's codes where no file before it had any; its nodata is nothing."""
-    from pipeline import raster
+    from pipeline import classes, raster
 
     if not cells:
         return
     boxes = np.array([cell.bounds for cell in cells], float)
+    bounds = (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))
     href = reachable(file.href, file.source.sign)
     try:
-        classes = raster.read_classes(href, cells[0].epsg, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0)))
+        around = classes.read_classes(href, cells[0].epsg, bounds, file.source, file.where)
     except raster.UnreadableRaster as error:
         raise Problem(f"a label raster cannot be read: {error}", where=file.where, fix="mend the file") from None
-    if classes is None:
+    if around is None:
         return
     for cell in cells:
         target = raster.Target(cell.epsg, cell.bounds[0], cell.bounds[3], SAMPLE_M, cell.side_m // SAMPLE_M)
-        fresh = raster.class_pixels(classes, target)
-        if (fresh == raster.OUTSIDE).all():
+        fresh = classes.class_pixels(around, target)
+        if (fresh == classes.OUTSIDE).all():
             continue
-        fresh = np.where(np.isin(fresh, file.source.nodata_values), raster.OUTSIDE, fresh)
         known = codes.get(cell)
-        codes[cell] = fresh if known is None else np.where(known == raster.OUTSIDE, fresh, known)
+        codes[cell] = fresh if known is None else np.where(np.isin(known, classes.NO_CODE), fresh, known)
 
 
 def _shares(codes: np.ndarray) -> Shares:
-    """code -> share of all pixels; OUTSIDE is no code."""
-    from pipeline.raster import OUTSIDE
+    """code -> share of all pixels; what stands for no code is none."""
+    from pipeline.classes import NO_CODE
 
     values, counts = np.unique(codes, return_counts=True)
-    return {str(int(v)): n / codes.size for v, n in zip(values, counts, strict=True) if v != OUTSIDE}
+    return {str(int(v)): n / codes.size for v, n in zip(values, counts, strict=True) if v not in NO_CODE}
