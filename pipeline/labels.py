@@ -94,7 +94,7 @@ def measure_labels(work: Work) -> Outcome:
     notes: list[str] = []
     opened: list[Path] = []
     for name in dict.fromkeys(use.source for use in work.region.labels):
-        files = _files_of(work, name, notes)
+        files = files_of(work, name, notes)
         opened += [p for f in files if _is_watched(f.href, work.region) for p in with_siblings(Path(f.href))]
         found = _measure_source(work, name, files, cells)
         for cell in cells:
@@ -113,7 +113,7 @@ def _is_watched(href: str, region: Region) -> bool:
     return "://" not in href and not Path(href).is_relative_to(region.world)
 
 
-def _files_of(work: Work, name: str, notes: list[str]) -> list[LabelFile]:
+def files_of(work: Work, name: str, notes: list[str]) -> list[LabelFile]:
     """All files of a source, in the order of the manifest; a source may be named with one file after another."""
     return [f for k, use in enumerate(work.region.labels) if use.source == name for f in _files(work, k, use, notes)]
 
@@ -208,7 +208,7 @@ def _of_items(items: list[Item], work: Work, use: LabelUse, where: str) -> Itera
 
 
 def _check_kinds(files: list[LabelFile]) -> None:
-    if len({_is_vector(f) for f in files}) > 1:
+    if len({is_vector(f) for f in files}) > 1:
         raise Problem(
             "a label source has vector and raster files for one day",
             where=files[0].where,
@@ -216,7 +216,7 @@ def _check_kinds(files: list[LabelFile]) -> None:
         )
 
 
-def _is_vector(file: LabelFile) -> bool:
+def is_vector(file: LabelFile) -> bool:
     return Path(file.href).suffix.lower() in SUFFIXES
 
 
@@ -225,15 +225,20 @@ def _measure(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, 
 
     Nodata is left out, so shares may sum to less than 1.
     """
-    return _measure_vectors(files, cells) if _is_vector(files[0]) else _measure_rasters(files, cells)
+    return _measure_vectors(files, cells) if is_vector(files[0]) else _measure_rasters(files, cells)
 
 
 def _measure_vectors(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
-    frame = _codes(tuple((f.href, f.source.attribute, f.where, f.source.layer, _mtime(f.href)) for f in files))
+    frame = codes_of(files)
     for cell in cells:
         shares = cell_shares(frame, cell.epsg, cell.bounds)
         if shares:
             yield cell, shares
+
+
+def codes_of(files: list[LabelFile]) -> geopandas.GeoDataFrame:
+    """Polygons of the vector files of one day with their `code`, one file after another."""
+    return _codes(tuple((f.href, f.source.attribute, f.where, f.source.layer, _mtime(f.href)) for f in files))
 
 
 @functools.lru_cache(maxsize=1)
