@@ -20,11 +20,12 @@ from conftest import ROOT
 from fake_shards import write_fake_shards
 
 from harmonize.problem import Problem
-from harmonize.queries import class_queries
+from harmonize.query_families import class_queries
 from harmonize.vocabulary import mask_of
 from train.batches import Batches, subset_view
+from train.corpus import Corpus
 from train.embed import embed_images, embed_texts
-from train.evaluate import Corpus, class_map, evaluate
+from train.evaluate import class_map, evaluate
 from train.location import LocationTower, load_satclip
 from train.loop import fit, flipped, learning_rate
 from train.metrics import measures
