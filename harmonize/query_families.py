@@ -34,7 +34,7 @@ PARAPHRASES: dict[str, tuple[str, ...]] = {
     "built": ("houses and streets", "a town or a city", "an urban settlement"),
     "bare": ("sand and rock", "a desert without plants"),
     "snow and ice": ("a glacier", "a white and frozen landscape"),
-    "flooded area": ("land under water after heavy rain", "where a river has burst its banks"),
+    "flooded area": ("land submerged after heavy rain", "where a river has burst its banks"),
     "burned area": ("ground charred by a wildfire", "what a forest fire left behind"),
     "earthquake damage": ("a town hit by an earthquake", "houses that collapsed in a tremor"),
 }
