@@ -304,6 +304,18 @@ def test_baselines_of_classes_answer_every_family() -> None:
             assert (grades == alone[1]).all()
 
 
+def test_images_of_equal_class_scores_are_ties() -> None:
+    """As all images of one sensor and month are to prior-only: file order would rank them otherwise."""
+    columns = corpus(1519, seed=9)
+    draw = np.random.default_rng(10)
+    kind = draw.integers(0, 15, 1519) * 2 + (columns["sensor"] == "s1")
+    prior = draw.random((30, len(CLASSES)))[kind]
+    queries = read_queries(record_of(columns))
+    scores = class_scores(queries, Samples(columns, (), 12, ("fake",), "0"), prior)
+    for k in range(len(queries)):
+        assert all(np.ptp(scores[k][kind == number]) == 0 for number in range(30))
+
+
 def test_sensors_are_the_samples_sensors() -> None:
     assert SENSORS == contract.SENSORS
     with pytest.raises(Problem, match="no sensor 's3'"):

@@ -63,11 +63,13 @@ class Corpus:
 class Scores:
     """A system's scores, (Q, N), as a product of a row per query and a row per image; computed some queries at a time.
 
-    `scores[k]` are the (N,) scores of query k: reading them in order computes each once.
+    `scores[k]` are the (N,) scores of query k: reading them in order computes each once. decimals: round them, so that
+    equal images are ties, as they must be where many are: a matrix product sums in another order at its edges, and the
+    last bit of that, by place in the file, would rank them.
     """
 
-    def __init__(self, queries: np.ndarray, images: np.ndarray) -> None:
-        self._queries, self._images = queries, images
+    def __init__(self, queries: np.ndarray, images: np.ndarray, decimals: int | None = None) -> None:
+        self._queries, self._images, self._decimals = queries, images, decimals
         self._start, self._chunk = 0, np.zeros((0, len(images)))
 
     def __len__(self) -> int:
@@ -76,7 +78,8 @@ class Scores:
     def __getitem__(self, k: int) -> np.ndarray:
         if not self._start <= k < self._start + len(self._chunk):
             self._start = k - k % CHUNK
-            self._chunk = self._queries[self._start : self._start + CHUNK] @ self._images.T
+            chunk = self._queries[self._start : self._start + CHUNK] @ self._images.T
+            self._chunk = chunk if self._decimals is None else chunk.round(self._decimals)
         found: np.ndarray = self._chunk[k - self._start]
         return found
 
@@ -113,4 +116,4 @@ def class_scores(queries: Sequence[Query], images: Samples, scores: np.ndarray) 
     ]
     first = len(CLASSES) + 1.0  # more than any sum of classes
     of_sensor = np.column_stack([first * (images["sensor"] == sensor) for sensor in SENSORS])
-    return Scores(np.array(weights, float), np.hstack([scores, of_sensor]))
+    return Scores(np.array(weights, float), np.hstack([scores, of_sensor]), decimals=9)
