@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib
 import importlib.util
 import itertools
@@ -23,11 +24,12 @@ from harmonize.problem import Problem
 from harmonize.qrels import qrels
 from harmonize.queries import SENSORS, UNJUDGED, DistinctLabels, Query, grades_of
 from harmonize.query_families import BEYOND, FAMILIES, FEW_WITH, PARAPHRASES, all_queries, choose_queries
-from harmonize.query_file import corpus_digest, queries_record, read_queries
+from harmonize.query_file import QUERIES_VERSION, corpus_digest, queries_record, read_queries
 from harmonize.vocabulary import ALL_MASK, BIT, CLASSES, mask_of
 from pipeline import sample as contract
 from train.corpus import Corpus, class_scores
 from train.metrics import measures, ranking, tie_break
+from train.queries import load_queries
 from train.shards import Samples
 
 WATER, CROPS, TREES, FLOOD = (mask_of([name]) for name in ("water", "crops", "trees", "flooded area"))
@@ -189,6 +191,12 @@ def test_queries_are_told_apart_and_their_classes_are_their_text() -> None:
     assert len({(query.family, query.text) for query in queries}) == len(queries)
     assert all(query.mask and not query.mask & query.without for query in queries)
     assert set(Counter(query.family for query in queries)) == set(FAMILIES)
+
+
+def test_a_change_of_queries_raises_their_version() -> None:
+    """Results on other words are not comparable: where this fails, raise QUERIES_VERSION and pin the new hash."""
+    said = json.dumps([[*vars(query).values()] for query in all_queries(np.arange(ALL_MASK + 1))])
+    assert (QUERIES_VERSION, hashlib.sha256(said.encode()).hexdigest()[:16]) == (1, "606430770023a218")
 
 
 KNOWN_SYNONYMS = (
@@ -353,6 +361,18 @@ def test_a_bad_file_of_queries_is_explained(case: str) -> None:
     with pytest.raises(Problem) as error:
         read_queries(record)
     assert words in str(error.value)
+
+
+def test_a_missing_or_damaged_file_of_queries_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "queries.json"
+    with pytest.raises(Problem, match="no such file"):
+        load_queries(path)
+    path.write_text('{"version": 1,')
+    with pytest.raises(Problem, match="not valid JSON"):
+        load_queries(path)
+    path.write_text("[]")
+    with pytest.raises(Problem, match="no file of queries"):
+        load_queries(path)
 
 
 def test_the_command_writes_what_evaluate_reads(tmp_path: Path) -> None:

@@ -104,10 +104,10 @@ def evaluate(
 
     folder = finished_run(runs, run)
     wanted = recipe_of(folder).evaluation
+    frozen = load_queries(queries) if queries else None
     samples = open_shards(shards_of(folder, shards))
     # What a recipe asks for is asked of its own split.
     asked = wanted.model_dump(exclude_none=True)["asked"] if split in (None, wanted.split) else {}
-    frozen = load_queries(queries) if queries else None
     result = measure(folder, samples, split or wanted.split, min_relevant or wanted.min_relevant, asked, frozen)
     if result.get("again"):
         say(f"{folder}: evaluated already")
