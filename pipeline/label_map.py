@@ -188,7 +188,7 @@ def _burned(file: LabelFile, epsg: int, bounds: tuple[float, float, float, float
     from rasterio.features import rasterize
     from rasterio.transform import from_bounds
 
-    local = codes_of([file]).to_crs(epsg)
+    local = codes_of([file], (epsg, bounds)).to_crs(epsg)
     near = local.iloc[sorted(local.sindex.query(shapely.box(*bounds), predicate="intersects"))]
     numbers = {code: k for k, code in enumerate(sorted(set(near["code"])), 1)}
     pairs = [(shape, numbers[code]) for shape, code in zip(near.geometry, near["code"], strict=True)][::-1]

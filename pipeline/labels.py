@@ -23,7 +23,7 @@ from pipeline.region import LabelUse, Region
 from pipeline.sandbox import SCHEME, size_of
 from pipeline.sandbox import VERSION as WORLD_VERSION
 from pipeline.source import Source
-from pipeline.vector import SUFFIXES, cell_shares, read_codes, with_siblings
+from pipeline.vector import BY_PLACE, SUFFIXES, Around, cell_shares, read_codes, with_siblings
 from pipeline.work import Outcome, Work
 
 if TYPE_CHECKING:
@@ -229,27 +229,32 @@ def _measure(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, 
 
 
 def _measure_vectors(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
-    frame = codes_of(files)
+    boxes = np.array([cell.bounds for cell in cells], float)
+    frame = codes_of(files, (cells[0].epsg, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))))
     for cell in cells:
         shares = cell_shares(frame, cell.epsg, cell.bounds)
         if shares:
             yield cell, shares
 
 
-def codes_of(files: list[LabelFile]) -> geopandas.GeoDataFrame:
-    """Polygons of the vector files of one day with their `code`, one file after another."""
-    return _codes(tuple((f.href, f.source.attribute, f.where, f.source.layer, _mtime(f.href)) for f in files))
-
-
-@functools.lru_cache(maxsize=1)
-def _codes(files: tuple[tuple[Any, ...], ...]) -> geopandas.GeoDataFrame:
-    """Features of the files of one day, one after another; kept, since the next window of this process wants them."""
+def codes_of(files: list[LabelFile], around: Around) -> geopandas.GeoDataFrame:
+    """Polygons of the vector files of one day with their `code`, one file after another: those around, or more."""
     import pandas
 
-    frames = [read_codes(Path(href), attribute, where, layer) for href, attribute, where, layer, _ in files]
-    if len(frames) == 1:
-        return frames[0]
-    return pandas.concat([f.to_crs(frames[0].crs) for f in frames], ignore_index=True)
+    frames = [_codes(f.href, f.source.attribute, f.where, f.source.layer, around) for f in files]
+    return pandas.concat([f.to_crs(frames[0].crs) for f in frames], ignore_index=True) if files[1:] else frames[0]
+
+
+def _codes(href: str, attribute: str | None, where: str, layer: str | None, around: Around) -> geopandas.GeoDataFrame:
+    if Path(href).suffix.lower() in BY_PLACE:
+        return read_codes(Path(href), attribute, where, layer, around)
+    return _all_codes(href, attribute, where, layer, _mtime(href))
+
+
+@functools.lru_cache(maxsize=4)
+def _all_codes(href: str, attribute: str | None, where: str, layer: str | None, _: int) -> geopandas.GeoDataFrame:
+    """All of a file that cannot be asked by place; kept, since the next window of this process wants it."""
+    return read_codes(Path(href), attribute, where, layer)
 
 
 def _mtime(href: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import geopandas
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import shapely
@@ -16,6 +17,7 @@ from rasterio.features import rasterize
 from rasterio.transform import from_origin
 
 from harmonize.problem import Problem
+from harmonize.vocabulary import CLASSES
 from pipeline.grid import Cell
 from pipeline.labels import LabelFile, _measure
 from pipeline.source import Source
@@ -193,3 +195,60 @@ def test_of_files_of_one_day_the_first_counts_and_the_next_fills_its_gaps(tmp_pa
     two = write(tmp_path / "2.tif", np.full((1, 120, 120), 6, "uint8"), 32632, west, north, 10)
     files = [LabelFile(label_file(p).source, str(p), dt.date(2020, 6, 1), "here") for p in (one, two)]
     assert dict(_measure(files, [CELL])) == {CELL: {"5": 0.5, "6": 0.5}}
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "fgb", "geojson"])
+def test_a_file_asked_by_place_gives_the_same_shares(tmp_path: Path, suffix: str) -> None:
+    """Of a geopackage only what is near is read; overlaps are still won by the first of the file."""
+    rng = np.random.default_rng(5)
+    frames = [random_polygons(rng, Cell(32632, 500 + k, 4167)) for k in range(0, 60, 3)]
+    frame = pd.concat(frames, ignore_index=True).set_crs(32632).to_crs(3035)
+    path = tmp_path / f"land.{suffix}"
+    frame.to_crs(4326 if suffix == "geojson" else 3035).to_file(path)
+    cells = [Cell(32632, col, 4167) for col in (500, 501, 528, 557, 600)]
+    stored = geopandas.read_file(path)  # FlatGeobuf has its own order
+    for cell in cells:
+        found = measured(path, [cell], attribute="code").get(cell, {})
+        assert found == pytest.approx(cell_shares(stored, cell.epsg, cell.bounds), abs=1e-9)
+    assert measured(path, cells, attribute="code").keys() == set(cells[:-1]), "the last one is beyond the file"
+
+
+def test_a_geopackage_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [random_polygons(np.random.default_rng(k), Cell(32632, 500 + k, 4167)) for k in range(0, 60, 3)]
+    path = tmp_path / "land.gpkg"
+    pd.concat(frames, ignore_index=True).set_crs(32632).to_file(path)
+    read: list[int] = []
+    before = geopandas.read_file
+    monkeypatch.setattr(geopandas, "read_file", lambda *a, **k: read.append(len(f := before(*a, **k))) or f)
+    measured(path, [CELL], attribute="code")
+    assert 0 < sum(read) < sum(map(len, frames)) / 4
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "shp"])
+def test_real_corine_shares_equal_exact_geometry(real_folder: Path, tmp_path: Path, suffix: str) -> None:
+    """CORINE 2018 around Lanjarón (EPSG:25830): every whole cell of it, all its codes mapped."""
+    from conftest import ROOT
+
+    from harmonize.crosswalk import parse_crosswalk
+
+    path = real_folder / "labels/clc2018_lanjaron.gpkg"
+    frame = geopandas.read_file(path, layer="clc")
+    if suffix == "shp":
+        path = tmp_path / "clc.shp"
+        frame.to_file(path)
+    local = frame.to_crs(32630)
+    local["geometry"] = local.geometry.make_valid()
+    covered = local.union_all()
+    west, south, east, north = (int(v // 1200) for v in covered.bounds)
+    cells = [Cell(32630, col, row) for col in range(west, east + 1) for row in range(south, north + 1)]
+    whole = [cell for cell in cells if covered.contains(shapely.box(*cell.bounds))]
+    assert len(whole) > 20
+    crosswalk = parse_crosswalk((ROOT / "manifests/labels/corine.csv").read_text(), "corine.csv")
+    found = measured(path, whole, attribute="CODE_18", **({"layer": "clc"} if suffix == "gpkg" else {}))
+    for cell in whole:
+        square = shapely.box(*cell.bounds)
+        areas = local.geometry.intersection(square).area.groupby(local["CODE_18"]).sum() / square.area
+        truth = {str(code): share for code, share in areas.items() if share > 0}
+        assert differences(found[cell], truth) < 5e-4
+        assert sum(found[cell].values()) == pytest.approx(1, abs=1e-6)
+    assert {crosswalk.classify(str(code)) for code in frame["CODE_18"].unique()} <= set(CLASSES)

@@ -12,9 +12,7 @@ from typing import Any
 import bigearthnet
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measure import Measure, main
 
-from harmonize.splits import SplitShares
 from pipeline.captions import write_captions
 from pipeline.region import load_region
 from pipeline.store import Store
