@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from harmonize.labelset import MIN_LABELLED, Evidence, gap_days
-from harmonize.vocabulary import CLASSES
+from harmonize.vocabulary import BIT, CLASSES
 
 UNIT = 1_000_000
 """Areas are summed in whole millionths of a cell: integers add up to the same in any order and on any machine."""
@@ -191,7 +191,10 @@ def _nearest(maps: list[Evidence], day: dt.date) -> Evidence:
 
 
 def _row(shares: Mapping[str, float]) -> list[float]:
-    return [shares.get(name, 0.0) for name in CLASSES]
+    row = [0.0] * len(CLASSES)
+    for name, share in shares.items():
+        row[BIT[name]] = share
+    return row
 
 
 def agreement_table(
