@@ -74,7 +74,10 @@ def _list_all() -> None:
 
 
 def _print_crosswalk(crosswalk: Crosswalk) -> None:
-    _print_table((*COLUMNS, NOTE), [_cells(row) for row in crosswalk.rows.values()])
+    table = [(*COLUMNS, NOTE), *(_cells(row) for row in crosswalk.rows.values())]
+    if all(row.name == code for code, row in crosswalk.rows.items()):
+        table = [(code, *rest) for code, _, *rest in table]  # a source that goes by name: once is enough
+    _print_table(table[0], table[1:])
     unmapped = [f"{row.code} {row.name}" if row.name != row.code else row.code for row in crosswalk.unmapped]
     print(f"\n{len(crosswalk.rows)} codes of {crosswalk.path}")
     print(f"unmapped (the ground there counts as not labelled): {_listed(unmapped)}")

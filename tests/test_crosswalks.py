@@ -10,6 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -270,6 +272,20 @@ def test_what_is_written_is_read(mapping: dict[str, str | None]) -> None:
     assert compare(crosswalk, mapping) == []
 
 
+@given(st.one_of(st.binary(), st.text().map(str.encode), st.text('12abw",;\r\n\0 ').map(lambda t: (HEAD + t).encode())))
+def test_whatever_the_bytes_it_is_a_crosswalk_or_a_problem(raw: bytes) -> None:
+    found: Crosswalk | Problem
+    try:
+        found = parse_crosswalk(raw, "x.csv")
+    except Problem as problem:
+        found = problem
+    if isinstance(found, Problem):
+        assert "x.csv" in found.where
+        assert found.fix
+    else:
+        assert found.rows
+
+
 def test_the_command_lists_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     said = run("harmonize")
@@ -298,6 +314,22 @@ def test_the_command_prints_a_crosswalk_and_what_it_leaves_open(
     assert "land cover this source cannot say: shrub and scrub\n" in said
     assert f"crises this source cannot say:     {', '.join(CRISES)}\n" in said
     assert "unmapped (the ground there counts as not labelled): none" in run("harmonize", "corine").stdout
+
+
+def test_a_source_that_goes_by_name_shows_each_name_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    said = run("harmonize", "bigearthnet-19").stdout
+    assert said.splitlines()[0].split() == ["code", "class", "status", "note"]
+    assert said.count("Permanent crops") == 1
+
+
+def test_the_command_loads_nothing_heavy() -> None:
+    """It answers in a fraction of a second: only what a table needs is imported."""
+    look = "import harmonize.__main__, sys; print(sorted({'numpy', 'pydantic', 'rich', 'pipeline'} & set(sys.modules)))"
+    found = subprocess.run(
+        [sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert found.stdout == "[]\n"
 
 
 def test_csv_comes_out_as_it_went_in(monkeypatch: pytest.MonkeyPatch) -> None:
