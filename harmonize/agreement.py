@@ -2,8 +2,9 @@
 
 What is compared are shares of a cell's area, not places in it. So no table of pixels (what one calls crops, the other
 calls grass) can be made of them, but bounds of what such a table would hold can: per cell and class at most
-min(a, b) is called so by both, and at least a + b - 1 (Pontius & Cheuk 2006, doi:10.1080/13658810500391024). What can
-be counted is the class that covers most of a cell: one source's against the other's, cell by cell.
+min(a, b) is called so by both, and at least a + b - 1 (the greatest and the least matrix of Pontius & Connors 2009,
+doi:10.14358/pers.75.8.963). What can be counted is the class that covers most of a cell: one source's against the
+other's, cell by cell.
 
 Neither source is the truth: everything here reads the same from either side.
 """
