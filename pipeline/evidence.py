@@ -23,14 +23,7 @@ if TYPE_CHECKING:
 def crosswalks_of(region: Region) -> dict[str, Crosswalk]:
     """Label source -> its crosswalk."""
     paths = {use.source: crosswalk_path(region.source(use.source)) for use in region.labels}
-    return {name: read_crosswalk(path) for name, path in paths.items()}
-
-
-def read_crosswalk(path: Path) -> Crosswalk:
-    try:
-        return parse_crosswalk(path.read_text("utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise Problem(f"a crosswalk is not UTF-8: {error}", where=str(path), fix="save it as UTF-8") from None
+    return {name: parse_crosswalk(path.read_bytes(), str(path)) for name, path in paths.items()}
 
 
 def existing_crosswalk(region: Region, k: int) -> Path:
