@@ -128,6 +128,15 @@ def label_map(
     print(f"wrote {png}")
 
 
+@app.command()
+def agreement(region: RegionArg, out: Out = DATA) -> None:
+    """How far the label sources of a region say the same of the same cells, class by class."""
+    from pipeline import runner
+    from pipeline.label_agreement import say_agreement
+
+    print(say_agreement(*runner.load(region, out)))
+
+
 def _leave(failed: int) -> None:
     """Code 3 where rows failed: everything else is done, and those rows stand in their table with the reason."""
     if failed:

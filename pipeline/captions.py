@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harmonize.captions import TEMPLATE_VERSION, write_caption
 from harmonize.events import judge
-from harmonize.labelset import LabelSet, combine
+from harmonize.labelset import Evidence, LabelSet, combine
 from harmonize.splits import SplitShares, block_of, event_split, spatial_split, stratified_split, torn_from_event
 from harmonize.vocabulary import VOCABULARY_VERSION, names_of
 from pipeline import events, tables
 from pipeline.evidence import EvidenceText, crosswalks_of, evidence_of, existing_crosswalk, touched
+from pipeline.label_agreement import AGREEMENT, agreement_of, in_short, record
 from pipeline.region import Region
 from pipeline.sample import SPLITS
 from pipeline.work import Outcome, Work
@@ -71,8 +72,10 @@ def _whole(region: Region) -> bool:
 def write_captions(work: Work) -> Outcome:
     """One row per chip. Dropped are chips with neither land cover nor a crisis label (`no labels`), and those of an
     event that belongs to another split than they do (`split: event`)."""
+    crosswalks = crosswalks_of(work.region)
+    evidence = evidence_of(work.tables["labels"], crosswalks)
     columns, events_of = Columns(), []
-    for chip, labels in _label_sets(work):
+    for chip, labels in _label_sets(work, evidence):
         columns.add(chip, labels, work.region.split.block_km)
         events_of.append(_events_of(chip, labels))
     of = columns.of
@@ -83,7 +86,10 @@ def write_captions(work: Work) -> Outcome:
         if torn and of["dropped"][k] is None:
             of["dropped"][k] = "split: event"
     told = [f"event '{name}' belongs to {split}" for name, split in split_of_event.items()]
-    return Outcome(len(of["chip_id"]), columns.table(), notes=[*told, *_notes(of)])
+    agreed = agreement_of(work, evidence)
+    files = {AGREEMENT: work.store.write(AGREEMENT, record(agreed))}
+    notes = [*told, *_notes(of), *(in_short(pair, found) for pair, found in agreed.items())]
+    return Outcome(len(of["chip_id"]), columns.table(), files=files, notes=notes)
 
 
 def _chips(work: Work) -> Iterator[Chip]:
@@ -92,10 +98,9 @@ def _chips(work: Work) -> Iterator[Chip]:
         yield from map(Chip._make, zip(*(column.to_pylist() for column in batch.columns), strict=True))
 
 
-def _label_sets(work: Work) -> Iterator[tuple[Chip, LabelSet]]:
+def _label_sets(work: Work, evidence: dict[str, list[Evidence]]) -> Iterator[tuple[Chip, LabelSet]]:
     """Every chip, by chip_id, with what is known of it."""
-    region, labels = work.region, work.tables["labels"]
-    evidence, near = evidence_of(labels, crosswalks_of(region)), touched(labels, region)
+    region, near = work.region, touched(work.tables["labels"], work.region)
     order = [use.source for use in region.labels]
     for chip in work.track(_chips(work), work.tables["chips"].num_rows, "captions"):
         day = chip.datetime.date()

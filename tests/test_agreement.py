@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
+from commands import run
 from hypothesis import given
 from hypothesis import strategies as st
+from world import World
 
 from harmonize.agreement import Agreement, agreement_table, agreements, compare_shares, merge
 from harmonize.labelset import Evidence
 from harmonize.vocabulary import BIT, CLASSES
+from pipeline import receipt, runner
 
 N = len(CLASSES)
 DAY = dt.date(2021, 6, 1)
@@ -211,3 +215,43 @@ def test_a_record_is_json() -> None:
         "iou": 0.6,
     }
     assert list(found["classes"]) == ["trees", "crops"]
+
+
+def test_two_sources_of_a_region_are_compared(tmp_path: Path) -> None:
+    """Land cover `classes` everywhere water; `other` says crops in half of what it labels, and labels a part of the region."""
+    world = World(tmp_path)
+    manifest = world.write()
+    world.tif(world.root / "labels/classes.tif", np.ones((120, 120), np.uint8), 10)
+    other = np.full((120, 120), 2, np.uint8)
+    other[::2] = 1
+    other[:, 90:] = 0
+    world.tif(world.root / "labels/other.tif", other, 10)
+    text = manifest.read_text()
+    source = text[text.index("[sources.classes]") :]
+    more = '[[labels]]\nsource = "other"\nhref = "labels/other.tif"\n'
+    manifest.write_text(
+        text.replace("[split]", more + "[split]") + "\n" + source.replace("sources.classes", "sources.other")
+    )
+    region, store = runner.load(manifest, str(tmp_path / "out"))
+    runner.run_upto(region, store, "captions", quiet=True)
+    (found,) = json.loads(store.read("agreement.json"))
+    assert found["sources"] == ["classes", "other"]
+    assert found["cells"] > 0
+    assert found["left_out"] > 0, "cells of which `other` labels the half"
+    water = found["classes"]["water"]
+    assert (water["share_a"], water["share_b"], water["iou"]) == (1.0, 0.5, 0.5)
+    said = run("pipeline", "agreement", str(manifest), "--out", str(tmp_path / "out"))
+    assert said.returncode == 0
+    assert "same class on 50.0% to 50.0%" in said.stdout
+    note = next(n for n in receipt.read_receipt(store, "captions").notes if "'classes' and 'other'" in n)
+    assert "python -m pipeline agreement" in note
+
+
+def test_a_region_with_one_source_has_nothing_to_compare(tmp_path: Path) -> None:
+    manifest = World(tmp_path).write()
+    region, store = runner.load(manifest, str(tmp_path / "out"))
+    runner.run_upto(region, store, "captions", quiet=True)
+    assert json.loads(store.read("agreement.json")) == []
+    said = run("pipeline", "agreement", str(manifest), "--out", str(tmp_path / "out"))
+    assert said.returncode == 2
+    assert "no cell is labelled by two sources" in said.stderr
