@@ -76,8 +76,9 @@ class Data(Manifest):
     batch_size: Positive = 64
     """Per sensor and step."""
     style: Literal["paper", "rich"] = "paper"
-    views: Literal["caption", "subsets"] = "subsets"
-    """caption: the chip's caption. subsets: half of the time a random part of its classes, in random order."""
+    views: Literal["caption", "subsets", "synonyms"] = "subsets"
+    """caption: the chip's caption. subsets: half of the time a random part of its classes, in random order. synonyms:
+    as subsets, and each class of the part by its name or a synonym."""
     sampling: Literal["plain", "balanced"] = "plain"
     flips: bool = True
 
