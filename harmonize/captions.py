@@ -133,7 +133,7 @@ def rich_text(
 
 
 def _number(seed: str) -> int:
-    """64 bits of a hash of the seed, from which every choice is drawn as a remainder (fewer than 2**38 ways)."""
+    """64 bits of a hash of the seed, from which every choice is drawn as a remainder (fewer than 2**30 ways)."""
     return int.from_bytes(blake2b(b"caption:" + seed.encode(), digest_size=8).digest(), "big")
 
 
@@ -155,16 +155,17 @@ def _amounts(shares: dict[str, float]) -> dict[str, int]:
 def _cover(amounts: dict[str, int], last: bool, number: int) -> str:
     """The land cover as one phrase. The class that rules is first or last, the others in an order drawn from the
     number."""
+    number, variant = divmod(number, 2)
+    names, number = _shuffled(list(amounts), number)
     ruling, parts = "", []
-    for name, amount in amounts.items():
-        number, variant = number >> 1, number & 1
-        if amount >= MOSTLY:
-            ruling = PHRASES[name][amount][variant]
-        else:
-            parts.append(PHRASES[name][amount][variant])
+    for name in names:
+        if amounts[name] >= MOSTLY:
+            ruling = PHRASES[name][amounts[name]][0]
+        else:  # The two wordings of an amount take turns.
+            parts.append(PHRASES[name][amounts[name]][(variant + len(parts)) & 1])
     if not ruling or not parts:
-        return ruling or listed(_shuffled(parts, number)[0])
-    minor = listed(_shuffled(parts, number)[0])
+        return ruling or listed(parts)
+    minor = listed(parts)
     return f"{minor}, but {ruling}" if last else f"{ruling}, with {minor}"
 
 
