@@ -157,7 +157,7 @@ def _cover(amounts: dict[str, int], last: bool, number: int) -> str:
     number."""
     number, variant = divmod(number, 2)
     names, number = _shuffled(list(amounts), number)
-    ruling, parts = "", []
+    ruling, parts = "", list[str]()
     for name in names:
         if amounts[name] >= MOSTLY:
             ruling = PHRASES[name][amounts[name]][0]

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_shards import write_fake_shards
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harmonize import wording
-from harmonize.captions import paper_text
+from harmonize.captions import paper_text, rich_text
 from harmonize.problem import Problem
+from harmonize.query_families import PARAPHRASES
 from harmonize.views import SYNONYMS, seed_of, subset_view, synonym_view, view, view_and_mask
-from harmonize.vocabulary import CLASSES, CRISES, mask_of
+from harmonize.vocabulary import CLASSES, CRISES, LAND_COVER, mask_of
+from train.batches import Batches
+from train.recipe import RICH_TOKENS, Data, load_recipe
+from train.shards import open_shards
 
 NAMES = st.lists(st.sampled_from(CLASSES), min_size=1, unique=True)
 KINDS = st.sampled_from(["order", "subset", "synonyms"])
@@ -117,6 +124,43 @@ def test_subset_views_of_measured_runs_stay() -> None:
     ]
 
 
+def test_a_batch_of_synonym_views(tmp_path: Path) -> None:
+    """Texts name what `text_masks` says, come back by position alone, and are off unless a recipe asks for them."""
+    assert Data().views == "subsets"
+    train = open_shards([write_fake_shards(tmp_path / "shards", {("train", "s2"): 20})]).of("train")
+    data = Data(batch_size=10, views="synonyms")
+    batches, seen = Batches(train, data, 0), set()
+    for step in range(20):
+        batch = batches.batch("s2", step)
+        for text, mask, label in zip(batch.texts, batch.text_masks, batch.label_masks, strict=True):
+            assert mask_of(classes_in(text)) == mask == mask & label
+            seen.update(text.split(". "))
+    assert seen & {word for words in SYNONYMS.values() for word in words}
+    assert seen & set(CLASSES)
+    assert Batches(train, data, 0).batch("s2", 7).texts == batches.batch("s2", 7).texts
+    assert Batches(train, data, 1).batch("s2", 7).texts != batches.batch("s2", 7).texts
+
+
+def test_no_text_is_cut(tmp_path: Path) -> None:
+    """The longest captions fit into what a recipe must offer them; half of ordinary ones are as short as is said."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    def tokens(shares: dict[str, float], orbit: str | None) -> list[int]:
+        texts = (rich_text(shares, "s1", dt.date(2020, 1, 1), 50.0, orbit, str(k)) for k in range(2000))
+        return [2 + len(tokenizer.encode(text)) for text in texts]
+
+    tokenizer = SimpleTokenizer()
+    all_crises = dict.fromkeys(CRISES, 0.5)
+    for cover in (dict.fromkeys(LAND_COVER, 1 / 9), dict.fromkeys(LAND_COVER, 0.05) | {"built": 0.6}):
+        assert 70 < max(tokens(cover | all_crises, "descending")) <= RICH_TOKENS
+    assert np.median(tokens({"water": 0.1, "trees": 0.3, "crops": 0.6}, None)) <= 34
+    recipe = tmp_path / "cut.toml"
+    recipe.write_text('name = "cut"\n[data]\nstyle = "rich"\n[text]\ncontext = 64\n')
+    with pytest.raises(Problem, match="rich captions have up to 96 tokens") as raised:
+        load_recipe(recipe)
+    assert raised.value.fix == "set text.context = 96"
+
+
 def test_synonyms_stand_for_one_class_each() -> None:
     assert set(SYNONYMS) == set(CLASSES)
     assert len(CLASS_OF) == sum(1 + len(words) for words in SYNONYMS.values())
@@ -144,8 +188,7 @@ def test_training_never_sees_the_telling_words() -> None:
 
 
 def test_training_never_sees_the_held_out_paraphrases() -> None:
-    families = pytest.importorskip("harmonize.query_families", reason="the query families are not merged yet")
-    held_out = [phrase.lower() for phrases in families.PARAPHRASES.values() for phrase in phrases]
+    held_out = [phrase.lower() for phrases in PARAPHRASES.values() for phrase in phrases]
     assert len(held_out) >= len(CLASSES)
     for text in training_phrases():
         assert not [phrase for phrase in held_out if re.search(rf"\b{re.escape(phrase)}\b", text)], text
