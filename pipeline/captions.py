@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import json
 import operator
 from collections import Counter
 from collections.abc import Iterator
@@ -120,7 +121,7 @@ class Columns:
 
     def add(self, chip: Chip, labels: LabelSet, block_km: float) -> None:
         day, of = chip.datetime.date(), self.of
-        caption = write_caption(labels, chip.sensor, day, chip.lat)
+        caption = write_caption(labels, chip.sensor, day, chip.lat, chip.orbit, chip.chip_id)
         of["chip_id"].append(chip.chip_id)
         of["cell"].append(chip.cell)
         middle = (chip.west + chip.east) / 2, (chip.south + chip.north) / 2
@@ -132,6 +133,7 @@ class Columns:
         of["evidence"].append(self._evidence(chip.cell, labels, day))
         of["caption_paper"].append(caption.paper)
         of["caption_rich"].append(caption.rich)
+        of["record"].append(json.dumps(caption.record))
         of["template"].append(caption.template)
         of["events"].append(labels.events)
         of["dropped"].append(chip.dropped or ("no labels" if labels.empty else None))

@@ -148,6 +148,7 @@ CAPTIONS = pa.schema(
         _field("evidence", pa.string(), "JSON: what every source and every event near the cell says, ruling or not"),
         _field("caption_paper", pa.string(), "class names joined by '. '"),
         _field("caption_rich", pa.string(), "one or two sentences"),
+        _field("record", pa.string(), "JSON: what the rich caption says, for machines"),
         _field("template", pa.int32(), "version of the caption templates"),
         _field("events", pa.list_(pa.string()), "ids of the events whose crisis label the chip bears"),
         _DROPPED,
