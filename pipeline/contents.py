@@ -12,10 +12,14 @@ from pipeline.events import PART
 from pipeline.licences import RollUp, roll_up, with_years
 from pipeline.region import Region
 from pipeline.sample import SENSORS, SPLITS
+from pipeline.sandbox import size_of
+from pipeline.source import Source
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+
+SENTINEL = "Contains modified Copernicus Sentinel data {years}."
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,23 @@ class Contents:
     def attributions(self) -> dict[str, str]:
         """Source or event -> the sentence its licence wants, with the years; empty where the manifest has none."""
         region = self.region
-        found = {name: with_years(region.source(name).attribution, self.years.get(name, [])) for name in region.used}
+        found = {name: with_years(_attribution(region.source(name)), self.years.get(name, [])) for name in region.used}
         return found | {e.id: with_years(e.attribution, [e.start.year] if e.start else []) for e in region.events}
 
     @property
     def box(self) -> tuple[float, float, float, float]:
         """west, south, east, north of all; west is greater than east where it crosses the antimeridian (RFC 7946)."""
         west, south, east, north = zip(*self.boxes.values(), strict=True)
-        if max(east) - min(west) > 180 and any(e < 0 for e in east) and any(w > 0 for w in west):
-            return min(w for w in west if w > 0), min(south), max(e for e in east if e < 0), max(north)
+        right, left = [w for w in west if w >= 0], [e for e in east if e <= 0]
+        if max(east) - min(west) > 180 and right and left:
+            return min(right), min(south), max(left), max(north)
         return min(west), min(south), max(east), max(north)
+
+
+def _attribution(source: Source) -> str:
+    """What the source says; else what all imagery here owes, since both sensors are Sentinels (EU 1159/2013)."""
+    drawn = size_of(source.api) is not None
+    return source.attribution or (SENTINEL if source.kind == "imagery" and not drawn else "")
 
 
 def licences(region: Region) -> dict[str, str]:

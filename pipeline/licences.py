@@ -42,6 +42,8 @@ class Terms:
     hugging_face: str = ""
     """The Hub's identifier of it, empty where it has none."""
     spdx: str = ""
+    alike: frozenset[str] = frozenset()
+    """Licences among it that want the whole under themselves, by SPDX identifier."""
 
 
 NO_LICENCE = re.compile("|free and open|via .*", re.IGNORECASE)
@@ -52,7 +54,14 @@ KNOWN = {
     "cdla-permissive-1.0": Terms(
         "", CONDITIONS[:1], "https://cdla.dev/permissive-1-0/", "cdla-permissive-1.0", "CDLA-Permissive-1.0"
     ),
-    "odbl": Terms("", CONDITIONS[:2], "https://opendatacommons.org/licenses/odbl/1-0/", "odbl", "ODbL-1.0"),
+    "odbl": Terms(
+        "",
+        CONDITIONS[:2],
+        "https://opendatacommons.org/licenses/odbl/1-0/",
+        "odbl",
+        "ODbL-1.0",
+        frozenset({"ODbL-1.0"}),
+    ),
     "copernicus sentinel": Terms(
         "", CONDITIONS[:1], "https://sentinels.copernicus.eu/documents/247904/690755/Sentinel_Data_Legal_Notice"
     ),
@@ -71,7 +80,8 @@ def terms_of(licence: str) -> Terms:
         return Terms(licence, None)
     if len(parts) == 1:
         return replace(parts[0], name=licence)
-    return Terms(licence, tuple(c for c in CONDITIONS if any(c in (part.conditions or ()) for part in parts)))
+    asked = tuple(c for c in CONDITIONS if any(c in (part.conditions or ()) for part in parts))
+    return Terms(licence, asked, alike=frozenset[str]().union(*(part.alike for part in parts)))
 
 
 def _terms(licence: str) -> Terms:
@@ -82,7 +92,8 @@ def _terms(licence: str) -> Terms:
         asked = ["attribution"]
         asked += [what for sign, what in zip(("-sa", "-nd", "-nc"), CONDITIONS[1:], strict=True) if sign in kind]
         url = f"https://creativecommons.org/licenses/by{kind}/{version}/"
-        return Terms(licence, tuple(asked), url, match[0], match[0].upper())
+        spdx = match[0].upper()
+        return Terms(licence, tuple(asked), url, match[0], spdx, frozenset({spdx} if "-sa" in kind else ()))
     known = next((terms for start, terms in KNOWN.items() if said.startswith(start)), None)
     return replace(known, name=licence) if known else Terms(licence, None)
 
@@ -108,11 +119,13 @@ def roll_up(licences: Mapping[str, str]) -> RollUp:
     terms = {name: terms_of(licence) for name, licence in licences.items()}
     known = {t.name: t.conditions for t in terms.values() if t.conditions is not None}
     asked = {condition for conditions in known.values() for condition in conditions}
-    alike = sorted(name for name, conditions in known.items() if "share alike" in conditions)
+    alike = sorted(frozenset[str]().union(*(t.alike for t in terms.values())))
     names = sorted(set(licences.values()))
     return RollUp(
         conditions=tuple(c for c in CONDITIONS if c in asked),
-        strictest=max(known, key=lambda name: [c in known[name] for c in reversed(CONDITIONS)], default=""),
+        strictest=max(
+            known, key=lambda name: ([c in known[name] for c in reversed(CONDITIONS)], -len(name)), default=""
+        ),
         unknown=tuple(name for name, t in terms.items() if t.conditions is None),
         clash=tuple(alike) if len(alike) > 1 else (),
         one=terms_of(names[0]) if len(names) == 1 else None,

@@ -166,7 +166,6 @@ def _labels(samples: pa.Table) -> dict[str, Any]:
     import pyarrow.compute as pc
 
     count, said = samples.num_rows, samples["labels"].combine_chunks()
-    names = pc.struct_field(said.flatten(), "name")
     return {
         "label:type": _same("vector", count),
         "label:tasks": _same(["classification"], count),
@@ -174,7 +173,7 @@ def _labels(samples: pa.Table) -> dict[str, Any]:
         "label:properties": _same(["closp:labels"], count),
         "label:classes": _same([{"name": "closp:labels", "classes": list(CLASSES)}], count),
         "label:description": _same(DESCRIPTION, count),
-        "closp:labels": pa.ListArray.from_arrays(_offsets(said), names),
+        "closp:labels": pa.ListArray.from_arrays(said.offsets, pc.struct_field(said.values, "name")),
         "closp:label_shares": said,
     }
 
@@ -184,13 +183,6 @@ DESCRIPTION = (
     "of this feature's properties, with area shares and sources in closp:label_shares. There is no label file. A class "
     "that is not named is absent only where closp:known_mask has its bit."
 )
-
-
-def _offsets(lists: pa.ListArray) -> pa.Array:
-    """Where each list starts in `lists.flatten()`, which begins at its own first one, not at the array's buffer."""
-    import pyarrow.compute as pc
-
-    return pc.subtract(lists.offsets, lists.offsets[0])
 
 
 def _assets(index: pa.Table) -> pa.Array:
