@@ -1,52 +1,126 @@
-"""The dataset card beside the shards (README.md): what is inside, from where, under which licences."""
+"""The dataset card beside the shards (README.md): what is inside, from where, under which licences, how to load it.
+
+Its head is the YAML that the Hugging Face Hub reads (https://huggingface.co/docs/hub/datasets-cards).
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
-from harmonize.vocabulary import CLASSES, names_of
-from pipeline.region import Region
-from pipeline.sample import SENSORS, SPLITS
+from harmonize.vocabulary import CLASSES
+from pipeline.contents import Contents
+from pipeline.licences import terms_of
+from pipeline.limits import limits
+from pipeline.sample import GROUPS, SPLITS, UNIT
 from pipeline.sandbox import SYNTHETIC
 
+SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
+"""Borders of the Hub's size categories."""
+HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
-def text(region: Region, index: list[dict[str, Any]], shards: list[dict[str, Any]]) -> str:
-    """Markdown of the card."""
-    size = sum(s["bytes"] for s in shards) / 1e6
-    days = sorted(row["datetime"] for row in index)
+
+def text(contents: Contents, more: list[str] | None = None) -> str:
+    """Markdown of the card; `more` are lines that stand before the known limits: reports on splits and sources."""
+    region = contents.region
+    size = sum(shard["bytes"] for shard in contents.shards) / 1e6
     parts = [
+        *_front_matter(contents),
         f"# {region.name}",
         "",
-        f"{len(index)} Sentinel-1/2 chips of {region.size_px * 10 / 1000:g} km "
-        f"({region.size_px} px at 10 m) in {len(shards)} WebDataset tars, {size:.1f} MB, "
-        f"taken from {days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}.",
+        *([f"**{SYNTHETIC}**", ""] if region.worlds else []),
+        f"{contents.rows} Sentinel-1/2 chips of {region.size_px * 10 / 1000:g} km "
+        f"({region.size_px} px at 10 m) in {len(contents.shards)} WebDataset tars, {size:.1f} MB, "
+        f"taken from {contents.first:%Y-%m-%d} to {contents.last:%Y-%m-%d}: {contents.distinct['cell']} cells of "
+        f"{contents.distinct['scene']} scenes.",
         "",
         "S2: uint16 reflectance x 10000, baseline offset removed, 0 = nodata. S1: gamma0 in dB, float16, NaN = nodata.",
-        "Bands stay at their native resolution; `shards.json` names them, `index.parquet` says where each array lies.",
+        "Bands stay at their native resolution.",
         "",
+        *_files(contents),
+        *_load(contents),
         "## Samples",
         "",
-        *_table(["split", *SENSORS], [[s, *(_count(index, s, sensor) for sensor in SENSORS)] for s in SPLITS]),
+        *_table(["split", *contents.sensors], _samples(contents)),
         "",
         "## Classes",
         "",
-        *_table(["class", *SPLITS], _classes(index)),
+        "Samples that have a class, and samples of which nobody knows whether they have it.",
         "",
-        *_events(region, index),
-        "## Sources and licences",
+        *_table(["class", *SPLITS, "unknown"], _classes(contents)),
         "",
-        *_table(["source", "kind", "licence"], _sources(region)),
-        "",
-        SYNTHETIC if region.worlds else "Contains modified Copernicus Sentinel data.",
-        "",
+        *_events(contents),
+        *_sources(contents),
+        *(more or []),
         "## Known limits",
         "",
-        f"A class counts from {region.captions.min_share:g} of a cell's area. Splits: {region.split.method}"
-        + (f", blocks of {region.split.block_km:g} km." if region.split.method == "spatial" else ", by cell."),
+        *(f"- {limit}" for limit in limits(contents)),
         "",
     ]
     return "\n".join(parts)
+
+
+def _front_matter(contents: Contents) -> list[str]:
+    one = contents.roll_up.one
+    licence = (one.hugging_face if one else "") or "other"
+    named = ["license_name: see-sources-and-licences"] if licence == "other" else []
+    lines = ["---", f"pretty_name: {contents.region.name}", f"license: {licence}", *named, "language:", "- en"]
+    lines += ["task_categories:", "- image-classification", "- zero-shot-image-classification", "- image-to-text"]
+    lines += ["tags:", "- earth-observation", "- sentinel-1", "- sentinel-2", "- webdataset"]
+    lines += ["- synthetic"] if contents.region.worlds else []
+    lines += ["size_categories:", f"- {_size(contents.rows)}", "configs:"]
+    for sensor in contents.sensors:
+        lines += [f"- config_name: {sensor}", "  data_files:"]
+        for split in SPLITS:
+            if contents.samples[split, sensor]:
+                lines += [f"  - split: {HUB_SPLITS[split]}", f"    path: {split}-{sensor}-*.tar"]
+    return [*lines, "---", ""]
+
+
+def _size(rows: int) -> str:
+    """The Hub's category, such as `1K<n<10K`."""
+    low = max((size for size in SIZES if size <= rows), default=0)
+    high = min((size for size in SIZES if size > rows), default=0)
+    if not low:
+        return f"n<{_short(high)}"
+    return f"{_short(low)}<n<{_short(high)}" if high else f"n>{_short(low)}"
+
+
+def _short(number: int) -> str:
+    return f"{number // 1_000_000}M" if number >= 1_000_000 else f"{number // 1_000}K"
+
+
+def _files(contents: Contents) -> list[str]:
+    look = ", `jpg` (quick look)" if contents.region.shards.quicklook else ""
+    arrays = {sensor: " ".join(f"`{g.name}.npy`" for g in GROUPS[sensor]) for sensor in contents.sensors}
+    members = "; ".join(f"{sensor}: {names} ({UNIT[sensor]})" for sensor, names in arrays.items())
+    rows = [
+        ["`<split>-<sensor>-<n>.tar`", f"samples: {members}; `txt` (caption), `json` (labels, place, time){look}"],
+        ["`shards.json`", "all tars with their sha256; bands, units and classes by bit"],
+        ["`index.parquet`", "a row per sample: place of its arrays in the tar, labels, captions, split, place, time"],
+        ["`stac.parquet`, `collection.json`", "the samples as STAC items (stac-geoparquet), and their collection"],
+        ["`croissant.json`", "Croissant with GeoCroissant fields"],
+        ["`<split>-<sensor>.json`", "lists of tars for `wids`"],
+    ]
+    return ["## Files", "", *_table(["file", "holds"], rows), ""]
+
+
+def _load(contents: Contents) -> list[str]:
+    """A few lines that run in the folder of the card."""
+    shard = contents.shards[0]
+    return [
+        "## Load",
+        "",
+        "```python",
+        "import pyarrow.parquet as pq",
+        "import webdataset",
+        "",
+        f'samples = webdataset.WebDataset("{shard["url"]}", shardshuffle=False).decode("pil")',
+        "sample = next(iter(samples))",
+        'print(sample["__key__"], sample["10m.npy"].shape, sample["txt"], sample["json"]["label_mask"])',
+        'print(pq.read_table("index.parquet").num_rows)',
+        "```",
+        "",
+    ]
 
 
 def _table(head: list[str], rows: list[list[Any]]) -> list[str]:
@@ -54,24 +128,62 @@ def _table(head: list[str], rows: list[list[Any]]) -> list[str]:
     return [lines[0], "|" + "---|" * len(head), *lines[1:]]
 
 
-def _count(index: list[dict[str, Any]], split: str, sensor: str) -> int:
-    return sum(row["split"] == split and row["sensor"] == sensor for row in index)
+def _samples(contents: Contents) -> list[list[Any]]:
+    return [[split, *(contents.samples[split, sensor] for sensor in contents.sensors)] for split in SPLITS]
 
 
-def _classes(index: list[dict[str, Any]]) -> list[list[Any]]:
-    counts = Counter((name, row["split"]) for row in index for name in names_of(row["label_mask"]))
-    return [[name, *(counts[name, split] for split in SPLITS)] for name in CLASSES]
+def _classes(contents: Contents) -> list[list[Any]]:
+    return [[name, *(contents.classes[name, split] for split in SPLITS), contents.unknown[name]] for name in CLASSES]
 
 
-def _events(region: Region, index: list[dict[str, Any]]) -> list[str]:
+def _events(contents: Contents) -> list[str]:
     """The section on crisis events, with the samples that bear each one's label."""
-    if not region.events:
+    if not contents.region.events:
         return []
-    counts = Counter(name for row in index for name in row["events"])
-    rows = [[e.id, e.kind, e.start or "as its file says", e.effect_days, counts[e.id]] for e in region.events]
+    rows = [
+        [e.id, e.kind, e.start or "as its file says", e.effect_days, contents.with_event(e.id)]
+        for e in contents.region.events
+    ]
     return ["## Events", "", *_table(["event", "kind", "first day", "days of effect", "samples"], rows), ""]
 
 
-def _sources(region: Region) -> list[list[Any]]:
-    rows = [[name, region.source(name).kind, region.source(name).licence] for name in region.used]
-    return rows + [[event.id, "event", event.licence] for event in region.events]
+def _sources(contents: Contents) -> list[str]:
+    """Licences one by one, what they ask for together, and the sentences to put beside what is made of this."""
+    region = contents.region
+    kinds = {name: region.source(name).kind for name in region.used} | {e.id: "event" for e in region.events}
+    rows = [[name, kinds[name], _licence(licence)] for name, licence in contents.licences.items()]
+    credits_ = {text: None for text in contents.attributions.values() if text}
+    lines = ["## Sources and licences", "", *_table(["source", "kind", "licence"], rows), "", *_together(contents), ""]
+    if credits_:
+        lines += [
+            "Put these sentences beside what is made of these samples:",
+            "",
+            *(f"- {text}" for text in credits_),
+            "",
+        ]
+    if silent := [name for name, text in contents.attributions.items() if not text and not _free(contents, name)]:
+        lines += [f"No sentence is known for {', '.join(silent)}: name them as their licence asks.", ""]
+    return lines
+
+
+def _free(contents: Contents, name: str) -> bool:
+    """Whether a source's licence asks for nothing."""
+    return terms_of(contents.licences[name]).conditions == ()
+
+
+def _licence(licence: str) -> str:
+    url = terms_of(licence).url
+    return f"[{licence}]({url})" if url else licence
+
+
+def _together(contents: Contents) -> list[str]:
+    told = contents.roll_up
+    lines = []
+    if told.strictest:
+        asked = ", ".join(told.conditions) or "nothing"
+        lines.append(f"Together the known licences ask for: {asked}. The strictest of them is {told.strictest}.")
+    if told.clash:
+        lines.append(f"{' and '.join(told.clash)} each want the whole under themselves: ask before publishing.")
+    if told.unknown:
+        lines.append(f"**Unknown licence: {', '.join(told.unknown)}.** Find out before publishing these samples.")
+    return lines

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from harmonize.problem import Problem, nearest
 from pipeline.access import without_secrets
+from pipeline.licences import EVENT_TERMS
 from pipeline.manifest import Manifest, parse, read_toml
 from pipeline.sandbox import SCHEME, path_of, size_named_by, size_of
 from pipeline.source import Source, known_sources, load_sources
@@ -65,6 +66,8 @@ class Event(Manifest):
     before_days: int = Field(default=60, ge=1, le=MOST_DAYS)
     after: int = Field(default=2, ge=0)
     licence: str = "unknown"
+    attribution: str = ""
+    """As that of a source. Default, as of the licence: what is known of the event's source."""
 
     _plain_hrefs = field_validator("href", "analysed")(without_secrets)
 
@@ -76,6 +79,8 @@ class Event(Manifest):
         given: dict[str, Any] = {"id": slug(Path(data["href"]).stem)} if isinstance(data.get("href"), str) else {}
         if data.get("kind") in EFFECT_DAYS:
             given["effect_days"] = EFFECT_DAYS[data["kind"]]
+        if data.get("source") in EVENT_TERMS:
+            given |= EVENT_TERMS[data["source"]]
         return {**given, **data}
 
     @field_validator("id")

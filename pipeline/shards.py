@@ -1,4 +1,5 @@
-"""Stage shards: pixels + captions -> WebDataset tars, their index, the `wids` lists and the dataset card.
+"""Stage shards: pixels + captions -> WebDataset tars, their index, the `wids` lists, and what describes them: the
+dataset card, Croissant and the samples as STAC items.
 
 Tables stay columns here: as Python rows, the chips of a country would take some GB.
 """
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES, VOCABULARY_VERSION
-from pipeline import card, tables
+from pipeline import card, croissant, stac_table, tables
+from pipeline.contents import contents_of, licences
 from pipeline.receipt import counted_as, digest
 from pipeline.region import Region
 from pipeline.sample import DTYPE, FORMAT_VERSION, GROUPS, SENSORS, SPLITS, UNIT
@@ -33,13 +35,14 @@ PIXEL = ("part", "row", "sha256")
 
 
 def params(region: Region) -> dict[str, Any]:
-    licences = {name: region.source(name).licence for name in region.used}
-    licences |= {event.id: event.licence for event in region.events}
+    attributions = {name: region.source(name).attribution for name in region.used}
+    attributions |= {event.id: event.attribution for event in region.events}
     return {
         **region.shards.model_dump(),
         "style": region.captions.style,
         "size_px": region.size_px,
-        "licences": licences,
+        "licences": licences(region),
+        "attributions": attributions,
         "events": [
             event.model_dump(mode="json", include={"id", "kind", "start", "effect_days"}) for event in region.events
         ],
@@ -64,7 +67,7 @@ def pack_shards(work: Work) -> Outcome:
     tars = (Tar(name, _rows(samples, first, count), plan) for name, first, count in slices)
     done = list(work.jobs(write_tar, tars, len(slices), "shards"))
     files = {f"shards/{tar.url}": tar.sha256 for tar in done}
-    files |= _write_index(work, _index(samples, done), done)
+    files |= _write_index(work, samples, _index(samples, done), done)
     work.store.sweep("shards", set(files))
     work.store.sweep(RECEIPTS, {PLAN, *(f"{RECEIPTS}/{tar.url}.json" for tar in done)})
     counts = Counter(zip(samples["sensor"].to_pylist(), samples["split"].to_pylist(), strict=True))
@@ -151,8 +154,8 @@ def _json(work: Work, name: str, value: Any) -> dict[str, str]:
     return {name: work.store.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())}
 
 
-def _write_index(work: Work, index: pa.Table, tars: list[TarReceipt]) -> dict[str, str]:
-    """The `wids` lists, index.parquet, README.md and, last, shards.json, which names them all."""
+def _write_index(work: Work, samples: pa.Table, index: pa.Table, tars: list[TarReceipt]) -> dict[str, str]:
+    """The `wids` lists, index.parquet, what describes them and, last, shards.json, which names them all."""
     region, name = work.region, "shards/index.parquet"
     shards: list[dict[str, Any]] = [
         {"url": t.url, "nsamples": t.nsamples, "bytes": t.bytes, "sha256": t.sha256, "split": split, "sensor": sensor}
@@ -164,6 +167,7 @@ def _write_index(work: Work, index: pa.Table, tars: list[TarReceipt]) -> dict[st
         mine = [s for s in shards if (s["split"], s["sensor"]) == (split, sensor)]
         files |= _json(work, f"shards/{split}-{sensor}.json", _wids(region, split, sensor, mine))
     files[name] = tables.write_table(work.store, name, index, tables.INDEX)
+    described = _describe(work, samples, index, shards)
     about = {
         "format_version": FORMAT_VERSION,
         "region": region.name,
@@ -177,7 +181,26 @@ def _write_index(work: Work, index: pa.Table, tars: list[TarReceipt]) -> dict[st
         "caption_style": region.captions.style,
         "shards": shards,
         "index": {"file": "index.parquet", "sha256": files[name]},
+        "described_by": {path.removeprefix("shards/"): sha256 for path, sha256 in described.items()},
     }
-    rows = index.select(["split", "sensor", "label_mask", "datetime", "events"]).to_pylist()
-    files["shards/README.md"] = work.store.write("shards/README.md", card.text(region, rows, shards).encode())
-    return files | _json(work, "shards/shards.json", about)
+    return files | described | _json(work, "shards/shards.json", about)
+
+
+def _describe(work: Work, samples: pa.Table, index: pa.Table, shards: list[dict[str, Any]]) -> dict[str, str]:
+    """The card, the samples as STAC items with their collection, and croissant.json, which names the Parquet files."""
+    import pyarrow.compute as pc
+    import shapely
+
+    chips = work.tables["chips"]
+    geometry = chips["geometry"].take(pc.index_in(samples["chip_id"], chips["chip_id"])).combine_chunks()
+    bounds = shapely.bounds(shapely.from_wkb(geometry.to_numpy(zero_copy_only=False)))
+    contents = contents_of(work.region, samples, bounds, work.tables["labels"], shards)
+    items = stac_table.items(contents, samples, index, geometry, bounds)
+    files = {"shards/stac.parquet": work.store.write("shards/stac.parquet", items)}
+    files |= _json(work, "shards/collection.json", stac_table.collection(contents))
+    listed = {"stac.parquet": (len(items), files["shards/stac.parquet"])}
+    index_bytes = work.store.read("shards/index.parquet")
+    listed["index.parquet"] = (len(index_bytes), hashlib.sha256(index_bytes).hexdigest())
+    files |= _json(work, "shards/croissant.json", croissant.describe(contents, listed))
+    files["shards/README.md"] = work.store.write("shards/README.md", card.text(contents).encode())
+    return files

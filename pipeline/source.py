@@ -36,6 +36,8 @@ class Source(Manifest):
     unit: Literal["power", "db", "amplitude"] = "power"
     nodata: float | tuple[float, ...] = ()
     licence: str = "unknown"
+    attribution: str = ""
+    """The sentence that its licence wants beside what is made of it. `{years}` stands for the years that are used."""
     crosswalk: str | None = None
     """Name of a CSV in manifests/labels, or a path to one."""
     asset: str | None = None

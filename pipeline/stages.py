@@ -61,7 +61,8 @@ STAGES = {
             captions.write_captions, captions.params, captions.outside,
         ),
         Stage(
-            "shards", 2, ("chips", "pixels", "captions"), "shards/*", "WebDataset tars, index and card",
+            "shards", 3, ("chips", "pixels", "labels", "captions"), "shards/*",
+            "WebDataset tars, index, dataset card, Croissant, STAC",
             shards.pack_shards, shards.params,
         ),
     )

@@ -28,6 +28,7 @@ from pipeline import runner
 from pipeline.grid import parse_cell
 from pipeline.parts import read_chip
 from pipeline.receipt import read_receipt
+from pipeline.sandbox import SYNTHETIC
 from pipeline.sandbox.acquisitions import scenes_of
 from pipeline.sandbox.landscape import load_ground
 from pipeline.sandbox.places import BY_NAME, PLACES, SIZES
@@ -270,6 +271,18 @@ def test_before_and_after_each_event(ran: Path, tiny_world: Path) -> None:
             if name:
                 age = (chip["datetime"].date() - events[name].start).days
                 assert age < 0 if when == "before" else age >= 0
+
+
+def test_whatever_describes_the_shards_says_synthetic(ran: Path) -> None:
+    """On its own page: the card, Croissant and the STAC collection are read without each other."""
+    card = (ran / "shards/README.md").read_text()
+    croissant, collection = (
+        json.loads((ran / f"shards/{name}.json").read_text()) for name in ("croissant", "collection")
+    )
+    for text in (card, croissant["description"], croissant["rai:dataLimitations"][0], collection["description"]):
+        assert SYNTHETIC in text
+    assert "Contains modified Copernicus Sentinel data" not in card, "nobody's data"
+    assert len(croissant["spatialCoverage"]) == len(collection["summaries"]["proj:code"]) > 3, "a box per zone"
 
 
 def test_two_training_steps_and_their_metrics(ran: Path, tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""Known limits of a corpus, said from its manifest and its counts: the card and Croissant have the same sentences."""
+
+from __future__ import annotations
+
+from harmonize.vocabulary import CLASSES, CRISES
+from pipeline.contents import Contents, Days
+from pipeline.sample import SPLITS
+from pipeline.sandbox import SYNTHETIC
+
+
+def limits(contents: Contents) -> list[str]:
+    """A sentence per limit, the most serious first."""
+    region, split = contents.region, contents.region.split
+    found = [SYNTHETIC] if region.worlds else []
+    found += [_map(name, days) for name, days in contents.maps.items()]
+    found.append(
+        f"A class counts from {region.captions.min_share:g} of a cell's area: what covers less is there and not named."
+        if region.captions.min_share
+        else "A class counts from the first pixel on: captions name what can hardly be seen."
+    )
+    found += _unknown(contents)
+    found += _missing(contents)
+    if split.method == "spatial":
+        found.append(
+            f"Splits are blocks of {split.block_km:g} km: cells on both sides of a block's edge are neighbours and "
+            "may be alike."
+        )
+    else:
+        found.append(
+            "Splits deal out cells by their labels: test cells may lie beside train cells, which flatters scores."
+        )
+    found.append(
+        f"Places: {contents.distinct['cell']} cells in {contents.distinct['block']} blocks, from "
+        f"{contents.first:%Y-%m-%d} to {contents.last:%Y-%m-%d}; nothing is known of other places and years."
+    )
+    return found
+
+
+def _map(name: str, days: Days) -> str:
+    if days.first is None or days.last is None or days.gap is None:
+        return f"{name} does not say when it was made: how much changed until a chip was taken is unknown."
+    shown = f"{days.first}" if days.first == days.last else f"{days.first} to {days.last}"
+    median, longest = days.gap
+    return (
+        f"{name} shows {shown}: to the nearest map of a chip's cell it is {median} days (median), {longest} at most, "
+        "and what changed in between is labelled wrongly."
+    )
+
+
+def _unknown(contents: Contents) -> list[str]:
+    """Classes that some chips may have without anybody knowing."""
+    crises = [f"{name} {contents.unknown[name]}" for name in CRISES if contents.unknown[name]]
+    found = []
+    if crises:
+        found.append(
+            f"Crisis classes that are unknown, of {contents.rows} samples: {', '.join(crises)} (near or after an "
+            "event, or outside what was analysed)."
+        )
+    if lacking := contents.unknown[CLASSES[0]]:
+        found.append(f"Land cover is unknown for {lacking} samples: no map rules there.")
+    if contents.region.events:
+        found.append("A crisis class is absent where no event of the manifest says it: other events are not seen.")
+    else:
+        found.append("The manifest names no event: crisis classes are there only where a land-cover map has them.")
+    return found
+
+
+def _missing(contents: Contents) -> list[str]:
+    """Classes that one split has and another one lacks, and splits without samples."""
+    found = []
+    for split in SPLITS:
+        if not any(contents.samples[split, sensor] for sensor in contents.sensors):
+            found.append(f"Split {split} is empty.")
+            continue
+        lacking = [
+            name
+            for name in CLASSES
+            if not contents.classes[name, split] and any(contents.classes[name, other] for other in SPLITS)
+        ]
+        if lacking:
+            found.append(f"Split {split} has no {', '.join(lacking)}.")
+    return found
