@@ -41,6 +41,13 @@ class LabelUse(Manifest):
 
 EFFECT_DAYS = {"flood": 20, "fire": 180, "earthquake": 90}
 """How long each kind can be seen, where the manifest does not say."""
+KIND_OF_SOURCE = {"effis": "fire", "shakemap": "earthquake"}
+"""Sources that know one kind only."""
+LICENCES = {"effis": "EFFIS / Copernicus EMS, free with attribution", "shakemap": "USGS, public domain"}
+"""Of the files of each source, where the manifest does not say."""
+MMI = 7.0
+"""Modified Mercalli intensity from which a ShakeMap counts as an event: VII, "very strong shaking, moderate damage"
+(USGS, ShakeMap scale of Worden et al. 2012); at VI damage is light."""
 MOST_DAYS = 3650
 """Ten years: nothing is seen longer, and dates stay those of a calendar."""
 
@@ -52,11 +59,17 @@ class Event(Manifest):
     """Goes into tables and into the role of chips. Default: from the file's name."""
     kind: Literal["flood", "fire", "earthquake"]
     source: Literal["cems", "geojson", "shakemap", "effis"]
-    """geojson: any vector file of polygons."""
+    """geojson: any vector file of polygons. effis: burnt areas, one event per fire near the region. shakemap: contours
+    of shaking intensity (cont_mmi.json)."""
     href: str
     analysed: str | None = None
     """Vector file of the extent that was looked at. What is not wholly inside it is unknown, up to 100 km from the
     event's geometry and 10 km from the extent; farther away the event is absent. Without it: unknown up to 10 km."""
+    damage: str | None = None
+    """For a shakemap: the damage that was seen, as a vector file of polygons or a cems package. The event is then this
+    damage, and shaken ground that nobody looked at is unknown. Without it: the event is the shaken ground."""
+    mmi: float | None = Field(default=None, ge=1, le=12)
+    """For a shakemap: the intensity from which ground counts as shaken; one of the contours of the file."""
     start: dt.date | None = None
     """First day, UTC. None: the file's features say it in a property `start` or `date`."""
     effect_days: int = Field(default=0, ge=1, le=MOST_DAYS)
@@ -66,7 +79,7 @@ class Event(Manifest):
     after: int = Field(default=2, ge=0)
     licence: str = "unknown"
 
-    _plain_hrefs = field_validator("href", "analysed")(without_secrets)
+    _plain_hrefs = field_validator("href", "analysed", "damage")(without_secrets)
 
     @model_validator(mode="before")
     @classmethod
@@ -76,6 +89,10 @@ class Event(Manifest):
         given: dict[str, Any] = {"id": slug(Path(data["href"]).stem)} if isinstance(data.get("href"), str) else {}
         if data.get("kind") in EFFECT_DAYS:
             given["effect_days"] = EFFECT_DAYS[data["kind"]]
+        if data.get("source") in LICENCES:
+            given["licence"] = LICENCES[data["source"]]
+        if data.get("source") == "shakemap":
+            given["mmi"] = MMI
         return {**given, **data}
 
     @field_validator("id")
@@ -86,6 +103,16 @@ class Event(Manifest):
                 f"'{value}' goes into names | use lower-case letters, digits, - and _: '{slug(value) or 'event-1'}'"
             )
         return value
+
+    @model_validator(mode="after")
+    def _fits_source(self) -> Event:
+        kind = KIND_OF_SOURCE.get(self.source, self.kind)
+        if self.kind != kind:
+            raise ValueError(f"kind is '{self.kind}', and '{self.source}' maps every {kind} | write kind = \"{kind}\"")
+        for key in ("mmi", "damage"):
+            if getattr(self, key) is not None and self.source != "shakemap":
+                raise ValueError(f"'{key}' is for source = 'shakemap', and this is '{self.source}' | take {key} away")
+        return self
 
 
 def slug(text: str) -> str:
@@ -222,7 +249,7 @@ class Region(Manifest):
     @property
     def worlds(self) -> list[str]:
         """Sizes of the sample worlds that anything of this region comes from."""
-        hrefs = [self.geometry, *(href for event in self.events for href in (event.href, event.analysed))]
+        hrefs = [self.geometry, *(href for event in self.events for href in (event.href, event.analysed, event.damage))]
         hrefs += [use.href for use in self.labels] + [source.href for source in self.sources.values()]
         sizes = [size_of(source.api) for source in self.sources.values()]
         return sorted({size for size in [*sizes, *map(size_named_by, hrefs)] if size})
@@ -280,14 +307,16 @@ def _check_label(path: Path, k: int, use: LabelUse, source: Source) -> None:
 
 def _check_event(region: Region, k: int, event: Event) -> None:
     where = f"{region.path}, key 'events[{k}]' ({event.id})"
-    if event.source != "geojson":
+    if event.source == "cems":
         raise Problem(
             f"this version does not read event packages of source '{event.source}'",
             where=where,
             fix="use source = 'geojson' with a vector file of the event's area (.geojson, .gpkg, .shp), and give start",
         )
     # A file of the sample world is there once the world is.
-    for key, href in (("href", event.href), ("analysed", event.analysed)):
+    for key, href in (("href", event.href), ("analysed", event.analysed), ("damage", event.damage)):
+        if key == "damage" and href and region.relative(href).is_dir():
+            continue  # a package
         if href and not href.startswith(SCHEME) and not region.relative(href).is_file():
             raise Problem(
                 f"there is no event file {region.relative(href)}",
