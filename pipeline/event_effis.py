@@ -64,9 +64,12 @@ def read_effis(use: Event, region: Region, where: str, extents: bool) -> list[Ev
         raise Problem(f"feature {nameless + 1} of {path.name} has no id", where=where, fix="give each fire an id")
     ids = sorted({fires[k] for k in near})
     _check_parts(ids, path, where)
+    rows: dict[str, list[int]] = {name: [] for name in ids}
+    for k, name in enumerate(fires):
+        rows.get(name, []).append(k)
     found = []
     for name in ids:
-        fire = frame.iloc[[k for k, other in enumerate(fires) if other == name]]
+        fire = frame.iloc[rows[name]]
         start = use.start or _start(fire, name, path, where)
         if _seen(start, use, region):
             found.append(EventArea(area_of(fire, path, where), analysed, start, slug(name)))
