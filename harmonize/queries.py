@@ -1,4 +1,13 @@
-"""Queries and relevance: what is asked of a corpus, and which images answer it."""
+"""Queries and relevance: what is asked of a corpus, and how well each image answers it.
+
+The rule, in one place (DESIGN §6). The grade of an image is the number of the query's classes that it has; it is 0 for
+an image of another sensor than the one that the query names, and for an image that has a class that the query does
+without. An image is UNJUDGED, and leaves that query's ranking and ideal, exactly when its grade is not the same
+whatever its unknown classes are:
+
+- a wanted class is unknown (unless the grade is 0 anyway, by sensor or by a class known to be there that must not be);
+- a class that must not be there is unknown, and the image has a wanted one.
+"""
 
 from __future__ import annotations
 
@@ -6,47 +15,116 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harmonize.captions import paper_text
-from harmonize.vocabulary import CLASSES, names_of
+from harmonize.problem import Problem
+from harmonize.vocabulary import ALL_MASK, CLASSES
 
 UNJUDGED = -1
 """Relevance of an image that hangs on a class nobody knows about: it leaves that query's ranking and ideal."""
+SENSORS = ("s1", "s2")
+"""What a query may be restricted to; as the sample contract names them."""
+_BITS_SET = np.array([mask.bit_count() for mask in range(ALL_MASK + 1)], np.int64)
 
 
 @dataclass(frozen=True)
 class Query:
-    """A text, and the classes it asks for."""
+    """A text, and the images it means."""
 
     id: str
+    """Without white space: it is a column of TREC files."""
     family: str
-    """class: one class. label-set: a whole label set that occurs in the corpus."""
+    """What kind of query it is; harmonize.query_families has the families that are made."""
     text: str
     mask: int
+    """The wanted classes."""
+    without: int = 0
+    """The classes that must not be there; none of the wanted ones."""
+    sensor: str | None = None
+    """s1 or s2: images of the other sensor are irrelevant. None: any."""
 
-
-def class_queries() -> list[Query]:
-    """One query per class of the vocabulary."""
-    return [Query(f"class-{name.replace(' ', '-')}", "class", name, 1 << k) for k, name in enumerate(CLASSES)]
-
-
-def label_set_queries(label_masks: np.ndarray) -> list[Query]:
-    """One query per distinct label set of two classes or more, in the captions' wording."""
-    masks = [int(m) for m in np.unique(label_masks) if int(m).bit_count() > 1]
-    return [Query(f"set-{mask:04x}", "label-set", paper_text(names_of(mask)), mask) for mask in masks]
+    @property
+    def full(self) -> int:
+        """The grade of an image that has every wanted class."""
+        return self.mask.bit_count()
 
 
 def relevance(mask: int, label_masks: np.ndarray, known_masks: np.ndarray) -> np.ndarray:
-    """How many of the query's classes each image has; UNJUDGED where a class of the query is unknown for the image.
+    """How many of the classes of `mask` each image has; UNJUDGED where one of them is unknown for the image.
 
-    int64 masks of shape (N,) -> int64 (N,). For one class it is 0 or 1.
+    Masks of shape (N,) -> int64 (N,). For one class it is 0 or 1.
     """
-    shared = label_masks.astype(np.int64) & mask
-    grade = np.zeros(len(shared), np.int64)
-    for k in range(len(CLASSES)):
-        grade += shared >> k & 1
-    return np.where((mask & ~known_masks.astype(np.int64)) != 0, UNJUDGED, grade)
+    return grades_of(Query("", "", "", mask), label_masks, known_masks, np.zeros(len(label_masks), "U2"))
 
 
-def full_matches(mask: int, label_masks: np.ndarray, known_masks: np.ndarray) -> int:
-    """Images that have every class of a query."""
-    return int((relevance(mask, label_masks, known_masks) == mask.bit_count()).sum())
+def grades_of(query: Query, label_masks: np.ndarray, known_masks: np.ndarray, sensors: np.ndarray) -> np.ndarray:
+    """Graded relevance of each image to a query, UNJUDGED where it hangs on an unknown class (see the module's text).
+
+    Masks and sensors of shape (N,) -> int64 (N,).
+    """
+    known = known_masks.astype(np.int64)
+    there = label_masks.astype(np.int64) & known
+    grades = _BITS_SET[there & query.mask]
+    hangs = (query.mask & ~known != 0) | ((query.without & ~known != 0) & (grades > 0))
+    grades = np.where(hangs, UNJUDGED, grades)
+    grades[there & query.without != 0] = 0
+    if query.sensor:
+        grades[sensors != query.sensor] = 0
+    return grades
+
+
+@dataclass(frozen=True)
+class DistinctLabels:
+    """The labels of a corpus, each distinct (label_mask, known_mask, sensor) once: relevance is judged over these, so
+    that a query costs hundreds of rows and not as many as there are images.
+    """
+
+    label_masks: np.ndarray
+    """int64 (K,)"""
+    known_masks: np.ndarray
+    """int64 (K,)"""
+    sensors: np.ndarray
+    """str (K,): s1 or s2"""
+    counts: np.ndarray
+    """int64 (K,): images of each."""
+    place: np.ndarray
+    """int64 (N,): which of the K each image is."""
+
+    @classmethod
+    def of(cls, label_masks: np.ndarray, known_masks: np.ndarray, sensors: np.ndarray) -> DistinctLabels:
+        """From the columns of a corpus, each (N,). Raises Problem for a class or sensor that is not known here."""
+        labels, known = label_masks.astype(np.int64), known_masks.astype(np.int64)
+        if np.any((labels | known) & ~ALL_MASK):
+            raise Problem("a label mask has a class that is not in the vocabulary", fix="make shards again")
+        number = np.zeros(len(labels), np.int64)
+        for k, sensor in enumerate(SENSORS, start=1):
+            number[sensors == sensor] = k
+        if not number.all():
+            strange = str(sensors[np.flatnonzero(number == 0)[0]])
+            raise Problem(f"there is no sensor '{strange}'", fix=f"sensors: {', '.join(SENSORS)}")
+        width = len(CLASSES)
+        keys, place, counts = np.unique(
+            labels | known << width | number << 2 * width, return_inverse=True, return_counts=True
+        )
+        names = np.array(("", *SENSORS))[keys >> 2 * width]
+        return cls(keys & ALL_MASK, keys >> width & ALL_MASK, names, counts, place)
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def grades(self, query: Query) -> np.ndarray:
+        """Graded relevance of each distinct row, int64 (K,)."""
+        return grades_of(query, self.label_masks, self.known_masks, self.sensors)
+
+    def image_grades(self, query: Query) -> np.ndarray:
+        """Graded relevance of each image, int64 (N,)."""
+        return self.grades(query)[self.place]
+
+    def count(self, query: Query, sensor: str | None = None) -> dict[int, int]:
+        """grade (or UNJUDGED) -> images, of one sensor or of both; each grade up to the full one, found or not."""
+        grades, counts = self.grades(query), self.counts
+        if sensor:
+            counts = np.where(self.sensors == sensor, counts, 0)
+        return {grade: int(counts[grades == grade].sum()) for grade in range(UNJUDGED, query.full + 1)}
+
+    def full_matches(self, query: Query, sensor: str | None = None) -> int:
+        """Images that answer a query in full: its relevant ones where a number of them is asked for."""
+        return self.count(query, sensor)[query.full]

@@ -129,6 +129,34 @@ def gdacs(
     print(report(file, load_region(region) if region else None, kind, toml))
 
 
+@app.command(name="label-map")
+def label_map(
+    region: RegionArg,
+    cells: Annotated[list[str] | None, typer.Argument(help="cells to draw; none: some, spread over the region")] = None,
+    png: Annotated[Path, typer.Option(help="where the picture goes")] = Path("label-map.png"),
+    number: Annotated[int, typer.Option("--number", min=1, help="how many cells, where none is named")] = 6,
+    out: Out = DATA,
+) -> None:
+    """A picture of some cells: the image, each label source as its file has it, and as it was counted."""
+    from pipeline import runner, tables
+    from pipeline.label_map import NEEDS, write_label_map
+    from pipeline.work import Work
+
+    loaded, store = runner.load(region, out)
+    read = {name: tables.read_table(store, f"{name}.parquet", schema) for name, schema in NEEDS.items()}
+    write_label_map(Work(loaded, store, read), cells or [], number, png)
+    print(f"wrote {png}")
+
+
+@app.command()
+def agreement(region: RegionArg, out: Out = DATA) -> None:
+    """How far the label sources of a region say the same of the same cells, class by class."""
+    from pipeline import runner
+    from pipeline.label_agreement import say_agreement
+
+    print(say_agreement(*runner.load(region, out)))
+
+
 def _leave(failed: int) -> None:
     """Code 3 where rows failed: everything else is done, and those rows stand in their table with the reason."""
     if failed:

@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
-from collections import Counter, defaultdict
+import functools
+import operator
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harmonize.captions import TEMPLATE_VERSION, write_caption
-from harmonize.crosswalk import Crosswalk, parse_crosswalk
-from harmonize.events import CrisisEvent, Touch, Verdict, judge
-from harmonize.labelset import Evidence, LabelSet, combine, gap_days
-from harmonize.problem import Problem
+from harmonize.events import judge
+from harmonize.labelset import Evidence, LabelSet, combine
 from harmonize.splits import SplitShares, block_of, event_split, spatial_split, stratified_split, torn_from_event
-from harmonize.vocabulary import VOCABULARY_VERSION
+from harmonize.vocabulary import VOCABULARY_VERSION, names_of
 from pipeline import events, tables
+from pipeline.evidence import EvidenceText, crosswalks_of, evidence_of, existing_crosswalk, touched
+from pipeline.label_agreement import AGREEMENT, agreement_of, in_short, record
 from pipeline.region import Region
-from pipeline.source import crosswalk_path
+from pipeline.sample import SPLITS
 from pipeline.work import Outcome, Work
 
-NEEDED = (
-    "chip_id", "cell", "epsg", "west", "south", "east", "north", "lat", "sensor", "datetime", "role", "dropped",
-)  # fmt: skip
-"""Columns of chips that a caption and a split depend on."""
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH = 50_000
+"""Chips that are rows at once; all else of them are columns."""
+
+
+class Chip(NamedTuple):
+    """The columns of chips that a caption and a split depend on."""
+
+    chip_id: str
+    cell: str
+    epsg: int
+    west: float
+    south: float
+    east: float
+    north: float
+    lat: float
+    sensor: str
+    datetime: dt.datetime
+    orbit: str | None
+    role: str
+    dropped: str | None
 
 
 def params(region: Region) -> dict[str, Any]:
@@ -39,7 +60,7 @@ def params(region: Region) -> dict[str, Any]:
 
 
 def outside(region: Region) -> list[Path]:
-    crosswalks = [_existing(region, k) for k in range(len(region.labels))]
+    crosswalks = [existing_crosswalk(region, k) for k in range(len(region.labels))]
     return crosswalks + (events.files(region, "href") if _whole(region) else [])
 
 
@@ -48,173 +69,138 @@ def _whole(region: Region) -> bool:
     return region.split.method == "spatial" and region.split.events == "whole"
 
 
-def _existing(region: Region, k: int) -> Path:
-    source = region.source(region.labels[k].source)
-    path = crosswalk_path(source)
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.csv"))) or "none"
-        where = f"{region.path}, source '{region.labels[k].source}', key 'crosswalk'"
-        raise Problem(
-            f"there is no crosswalk '{source.crosswalk}'", where=where, fix=f"there are: {known}; or give a path"
-        )
-    return path
-
-
 def write_captions(work: Work) -> Outcome:
     """One row per chip. Dropped are chips with neither land cover nor a crisis label (`no labels`), and those of an
     event that belongs to another split than they do (`split: event`)."""
-    region = work.region
-    evidence, touched = _evidence(work), _touched(work)
+    crosswalks = crosswalks_of(work.region)
+    evidence = evidence_of(work.tables["labels"], crosswalks)
+    columns, events_of = Columns(), []
+    for chip, labels in _label_sets(work, evidence):
+        columns.add(chip, labels, work.region.split.block_km)
+        events_of.append(_events_of(chip, labels))
+    of = columns.of
+    of["split"] = _splits(of, work.region)
+    split_of_event = _splits_of_events(work.region)
+    for k, names in enumerate(events_of):
+        torn = torn_from_event(of["split"][k], [split_of_event[name] for name in names if name in split_of_event])
+        if torn and of["dropped"][k] is None:
+            of["dropped"][k] = "split: event"
+    told = [f"event '{name}' belongs to {split}" for name, split in split_of_event.items()]
+    agreed = agreement_of(work, evidence)
+    files = {AGREEMENT: work.store.write(AGREEMENT, record(agreed))}
+    notes = [*told, *_notes(of), *(in_short(pair, found) for pair, found in agreed.items())]
+    return Outcome(len(of["chip_id"]), columns.table(), files=files, notes=notes)
+
+
+def _chips(work: Work) -> Iterator[Chip]:
+    table = work.tables["chips"].select(list(Chip._fields)).sort_by("chip_id")
+    for batch in table.to_batches(max_chunksize=BATCH):
+        yield from map(Chip._make, zip(*(column.to_pylist() for column in batch.columns), strict=True))
+
+
+def _label_sets(work: Work, evidence: dict[str, list[Evidence]]) -> Iterator[tuple[Chip, LabelSet]]:
+    """Every chip, by chip_id, with what is known of it."""
+    region, near = work.region, touched(work.tables["labels"], work.region)
     order = [use.source for use in region.labels]
-    chips = work.rows("chips", NEEDED)
-    sets: dict[str, LabelSet] = {}
-    for chip in work.track(chips, len(chips), "captions"):
-        day = chip["datetime"].date()
-        verdicts = [judge(event, touch, day) for event, touch in touched[chip["cell"]]]
-        sets[chip["chip_id"]] = combine(evidence[chip["cell"]], order, day, region.captions.min_share, verdicts)
-    splits = _splits(chips, sets, region)
-    of_events = _splits_of_events(region)
-    rows = []
-    for chip in chips:
-        name = chip["chip_id"]
-        torn = torn_from_event(splits[name], [of_events[e] for e in _events_of(chip, sets[name]) if e in of_events])
-        rows.append(_row(chip, sets[name], splits[name], region, torn))
-    rows.sort(key=lambda r: r["chip_id"])
-    told = [f"event '{name}' belongs to {split}" for name, split in of_events.items()]
-    return Outcome(len(rows), tables.table_of(rows, tables.CAPTIONS), notes=[*told, *_notes(rows)])
+    for chip in work.track(_chips(work), work.tables["chips"].num_rows, "captions"):
+        day = chip.datetime.date()
+        verdicts = [judge(event, touch, day) for event, touch in near.get(chip.cell, ())]
+        yield chip, combine(evidence.get(chip.cell, []), order, day, region.captions.min_share, verdicts)
 
 
-def _touched(work: Work) -> dict[str, list[tuple[CrisisEvent, Touch]]]:
-    """cell -> the events near it, and what their maps say about it."""
-    found: dict[str, list[tuple[CrisisEvent, Touch]]] = defaultdict(list)
-    for row in work.rows("labels"):
-        if row["event"] is not None:
-            found[row["cell"]].append(events.verdict_of(row, work.region))
-    return found
+class Columns:
+    """captions.parquet, column by column."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, list[Any]] = {name: [] for name in tables.CAPTIONS.names if name != "labels"}
+        self._ends: list[int] = [0]
+        self._labels: list[tuple[str, float, str]] = []
+        """Of all chips, one after another: name, share, source."""
+        self._evidence = EvidenceText()
+
+    def add(self, chip: Chip, labels: LabelSet, block_km: float) -> None:
+        day, of = chip.datetime.date(), self.of
+        caption = write_caption(labels, chip.sensor, day, chip.lat)
+        of["chip_id"].append(chip.chip_id)
+        of["cell"].append(chip.cell)
+        middle = (chip.west + chip.east) / 2, (chip.south + chip.north) / 2
+        of["block"].append(block_of(chip.epsg, *middle, block_km))
+        of["label_mask"].append(labels.label_mask)
+        of["known_mask"].append(labels.known_mask)
+        of["dominant"].append(labels.dominant)
+        of["diversity"].append(labels.diversity)
+        of["evidence"].append(self._evidence(chip.cell, labels, day))
+        of["caption_paper"].append(caption.paper)
+        of["caption_rich"].append(caption.rich)
+        of["template"].append(caption.template)
+        of["events"].append(labels.events)
+        of["dropped"].append(chip.dropped or ("no labels" if labels.empty else None))
+        self._labels += [(name, round(share, 6), labels.sources[name]) for name, share in labels.shares.items()]
+        self._ends.append(len(self._labels))
+
+    def table(self) -> pa.Table:
+        import pyarrow as pa
+
+        kind = tables.CAPTIONS.field("labels").type.value_type
+        parts = zip(zip(*self._labels, strict=True), kind, strict=True) if self._labels else ((None, f) for f in kind)
+        flat = pa.StructArray.from_arrays([pa.array(values or [], f.type) for values, f in parts], fields=list(kind))
+        labels = pa.ListArray.from_arrays(pa.array(self._ends, pa.int32()), flat)
+        arrays = [labels if f.name == "labels" else pa.array(self.of[f.name], f.type) for f in tables.CAPTIONS]
+        return tables.check(pa.Table.from_arrays(arrays, schema=tables.CAPTIONS), tables.CAPTIONS, "captions")
+
+
+def _events_of(chip: Chip, labels: LabelSet) -> list[str]:
+    """The events a chip is one of: those that cover some of its cell, if it is in their window or was taken as their
+    `before`."""
+    return [
+        v.event.id
+        for v in labels.verdicts
+        if v.touch.share > 0 and (0 <= v.days <= v.event.effect_days or f"before:{v.event.id}" in chip.role.split())
+    ]
+
+
+def _shares(region: Region) -> SplitShares:
+    return SplitShares(region.split.train, region.split.val, region.split.test)
 
 
 def _splits_of_events(region: Region) -> dict[str, str]:
     """Event -> its split; none where events are not kept whole."""
     if not _whole(region):
         return {}
-    shares = SplitShares(region.split.train, region.split.val, region.split.test)
     return {
-        mapped.event.id: event_split(events.blocks_of(mapped.shape, region.split.block_km), shares)
+        mapped.event.id: event_split(events.blocks_of(mapped.shape, region.split.block_km), _shares(region))
         for mapped in events.load_events(region, extents=False)
     }
 
 
-def _events_of(chip: dict[str, Any], labels: LabelSet) -> list[str]:
-    """The events a chip is one of: those that cover some of its cell, if it is in their window or was taken as their
-    `before`."""
-    return [
-        v.event.id
-        for v in labels.verdicts
-        if v.touch.share > 0 and (0 <= v.days <= v.event.effect_days or f"before:{v.event.id}" in chip["role"].split())
-    ]
-
-
-def _crosswalks(region: Region) -> dict[str, Crosswalk]:
-    paths = {use.source: crosswalk_path(region.source(use.source)) for use in region.labels}
-    try:
-        return {name: parse_crosswalk(path.read_text("utf-8"), str(path)) for name, path in paths.items()}
-    except UnicodeDecodeError as error:
-        raise Problem(f"a crosswalk is not UTF-8: {error}", fix="save it as UTF-8") from None
-
-
-def _evidence(work: Work) -> dict[str, list[Evidence]]:
-    """cell -> what each source says on each of its days, in classes of the vocabulary."""
-    crosswalks = _crosswalks(work.region)
-    shares: dict[tuple[str, str, dt.date | None], dict[str, float]] = defaultdict(dict)
-    for row in work.rows("labels"):
-        if row["dropped"] is not None or row["event"] is not None:
-            continue
-        class_ = crosswalks[row["source"]].classify(row["code"])
-        if class_ is not None:
-            said = shares[row["cell"], row["source"], row["date"]]
-            said[class_] = said.get(class_, 0.0) + row["share"]
-    found: dict[str, list[Evidence]] = defaultdict(list)
-    for (cell, source, date), said in shares.items():
-        found[cell].append(Evidence(source, date, said))
-    return found
-
-
-def _block(chip: dict[str, Any], region: Region) -> str:
-    middle = (chip["west"] + chip["east"]) / 2, (chip["south"] + chip["north"]) / 2
-    return block_of(chip["epsg"], *middle, region.split.block_km)
-
-
-def _splits(chips: list[dict[str, Any]], sets: dict[str, LabelSet], region: Region) -> dict[str, str]:
-    """chip -> split. Stratified: all dates and sensors of a cell together, by the labels of the chips that are kept."""
-    shares = SplitShares(region.split.train, region.split.val, region.split.test)
-    spatial = {chip["chip_id"]: spatial_split(_block(chip, region), shares) for chip in chips}
+def _splits(of: dict[str, list[Any]], region: Region) -> list[str]:
+    """Split of every chip. Stratified: all dates and sensors of a cell together, by the labels of the kept chips."""
+    shares = _shares(region)
+    of_block = {block: spatial_split(block, shares) for block in set(of["block"])}
     if region.split.method == "spatial":
-        return spatial
+        return [of_block[block] for block in of["block"]]
     masks: dict[str, int] = {}
-    for chip in chips:
-        labels = sets[chip["chip_id"]]
-        if chip["dropped"] is None and not labels.empty:
-            masks[chip["cell"]] = masks.get(chip["cell"], 0) | labels.label_mask
+    for cell, mask, dropped in zip(of["cell"], of["label_mask"], of["dropped"], strict=True):
+        if dropped is None:
+            masks[cell] = masks.get(cell, 0) | mask
     cells = stratified_split(masks, shares)
-    return {chip["chip_id"]: cells.get(chip["cell"], spatial[chip["chip_id"]]) for chip in chips}
+    return [cells.get(cell) or of_block[block] for cell, block in zip(of["cell"], of["block"], strict=True)]
 
 
-def _row(chip: dict[str, Any], labels: LabelSet, split: str, region: Region, torn: bool) -> dict[str, Any]:
-    day = chip["datetime"].date()
-    caption = write_caption(labels, chip["sensor"], day, chip["lat"])
-    dropped = chip["dropped"] or ("no labels" if labels.empty else "split: event" if torn else None)
-    said = [_said(e, day) for e in labels.evidence] + [_said_by_event(v) for v in labels.verdicts]
-    return {
-        "chip_id": chip["chip_id"],
-        "cell": chip["cell"],
-        "block": _block(chip, region),
-        "split": split,
-        "label_mask": labels.label_mask,
-        "known_mask": labels.known_mask,
-        "labels": [{"name": n, "share": round(s, 6), "source": labels.sources[n]} for n, s in labels.shares.items()],
-        "evidence": json.dumps(said, sort_keys=True),
-        "caption_paper": caption.paper,
-        "caption_rich": caption.rich,
-        "template": caption.template,
-        "events": labels.events,
-        "dropped": dropped,
-    }
-
-
-def _said(evidence: Evidence, day: dt.date) -> dict[str, Any]:
-    said: dict[str, Any] = {
-        "source": evidence.source,
-        "labelled": round(evidence.labelled, 6),
-        "shares": {name: round(share, 6) for name, share in evidence.shares.items()},
-    }
-    if evidence.date:
-        said |= {"date": str(evidence.date), "gap_days": gap_days(evidence, day)}
-    return said
-
-
-def _said_by_event(verdict: Verdict) -> dict[str, Any]:
-    """Why a crisis bit is what it is: share, extent, distance in metres, days since the event's first day."""
-    touch = verdict.touch
-    said = {"event": verdict.event.id, "kind": verdict.event.kind, "says": verdict.says, "days": verdict.days}
-    far = touch.distance_m == float("inf")
-    return said | {
-        "share": round(touch.share, 6),
-        "analysed": touch.analysed,
-        "distance_m": None if far else round(touch.distance_m, 1),
-    }
-
-
-def _notes(rows: list[dict[str, Any]]) -> list[str]:
+def _notes(of: dict[str, list[Any]]) -> list[str]:
     """What a person should know of the splits: empty ones, and classes that a split lacks."""
-    kept = [row for row in rows if row["dropped"] is None]
-    counts = Counter(row["split"] for row in kept)
-    notes = ["chips per split: " + ", ".join(f"{s} {counts[s]}" for s in ("train", "val", "test"))]
-    everywhere = {label["name"] for row in kept for label in row["labels"]}
-    for split in ("train", "val", "test"):
+    rows = zip(of["split"], of["label_mask"], of["dropped"], strict=True)
+    kept = Counter((split, mask) for split, mask, dropped in rows if dropped is None)
+    counts: Counter[str] = Counter()
+    seen: dict[str, int] = {}
+    for (split, mask), number in kept.items():
+        counts[split] += number
+        seen[split] = seen.get(split, 0) | mask
+    notes = ["chips per split: " + ", ".join(f"{s} {counts[s]}" for s in SPLITS)]
+    everywhere = functools.reduce(operator.or_, seen.values(), 0)
+    for split in SPLITS:
         if not counts[split]:
             notes.append(f"warning: split {split} is empty")
-            continue
-        lacking = everywhere - {label["name"] for row in kept if row["split"] == split for label in row["labels"]}
-        if lacking:
+        elif lacking := names_of(everywhere & ~seen[split]):
             notes.append(f"warning: split {split} has no {', '.join(sorted(lacking))}")
     return notes

@@ -151,6 +151,15 @@ def touches(mapped: EventMap, zones: list[Squares]) -> dict[Cell, Touch]:
     return found
 
 
+def local_part(area: shapely.Geometry, cell: Cell) -> shapely.Geometry:
+    """What of an area (EPSG:4326) lies in a cell, in the metres of its zone."""
+    import shapely
+
+    (square,) = squares_of([cell])
+    near = polygons_of(_move(_around(area, square.bounds(0)), 4326, cell.epsg))
+    return shapely.intersection(near, shapely.box(*cell.bounds))
+
+
 def _near(zones: list[Squares], bounds: tuple[float, ...], margin_m: float) -> list[Squares]:
     """What of each zone lies around bounds in degrees; zones without any are left out."""
     return [near for zone in zones if len(near := zone.near(bounds, margin_m))]

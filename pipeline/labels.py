@@ -23,7 +23,7 @@ from pipeline.region import LabelUse, Region
 from pipeline.sandbox import SCHEME, size_of
 from pipeline.sandbox import VERSION as WORLD_VERSION
 from pipeline.source import Source
-from pipeline.vector import SUFFIXES, cell_shares, read_codes, with_siblings
+from pipeline.vector import BY_PLACE, SUFFIXES, Around, cell_shares, read_codes, with_siblings
 from pipeline.work import Outcome, Work
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class LabelFile:
 
 
 def params(region: Region) -> dict[str, Any]:
-    keys = ("items", "href", "collection", "asset", "attribute", "layer", "nodata")
+    keys = ("items", "href", "collection", "asset", "attribute", "layer", "nodata", "band", "probabilities")
     return {
         "labels": [
             use.model_dump(mode="json") | {"keys": {key: getattr(region.source(use.source), key) for key in keys}}
@@ -94,7 +94,7 @@ def measure_labels(work: Work) -> Outcome:
     notes: list[str] = []
     opened: list[Path] = []
     for name in dict.fromkeys(use.source for use in work.region.labels):
-        files = _files_of(work, name, notes)
+        files = files_of(work, name, notes)
         opened += [p for f in files if _is_watched(f.href, work.region) for p in with_siblings(Path(f.href))]
         found = _measure_source(work, name, files, cells)
         for cell in cells:
@@ -113,7 +113,7 @@ def _is_watched(href: str, region: Region) -> bool:
     return "://" not in href and not Path(href).is_relative_to(region.world)
 
 
-def _files_of(work: Work, name: str, notes: list[str]) -> list[LabelFile]:
+def files_of(work: Work, name: str, notes: list[str]) -> list[LabelFile]:
     """All files of a source, in the order of the manifest; a source may be named with one file after another."""
     return [f for k, use in enumerate(work.region.labels) if use.source == name for f in _files(work, k, use, notes)]
 
@@ -208,7 +208,7 @@ def _of_items(items: list[Item], work: Work, use: LabelUse, where: str) -> Itera
 
 
 def _check_kinds(files: list[LabelFile]) -> None:
-    if len({_is_vector(f) for f in files}) > 1:
+    if len({is_vector(f) for f in files}) > 1:
         raise Problem(
             "a label source has vector and raster files for one day",
             where=files[0].where,
@@ -216,7 +216,7 @@ def _check_kinds(files: list[LabelFile]) -> None:
         )
 
 
-def _is_vector(file: LabelFile) -> bool:
+def is_vector(file: LabelFile) -> bool:
     return Path(file.href).suffix.lower() in SUFFIXES
 
 
@@ -225,26 +225,36 @@ def _measure(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, 
 
     Nodata is left out, so shares may sum to less than 1.
     """
-    return _measure_vectors(files, cells) if _is_vector(files[0]) else _measure_rasters(files, cells)
+    return _measure_vectors(files, cells) if is_vector(files[0]) else _measure_rasters(files, cells)
 
 
 def _measure_vectors(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
-    frame = _codes(tuple((f.href, f.source.attribute, f.where, f.source.layer, _mtime(f.href)) for f in files))
+    boxes = np.array([cell.bounds for cell in cells], float)
+    frame = codes_of(files, (cells[0].epsg, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))))
     for cell in cells:
         shares = cell_shares(frame, cell.epsg, cell.bounds)
         if shares:
             yield cell, shares
 
 
-@functools.lru_cache(maxsize=1)
-def _codes(files: tuple[tuple[Any, ...], ...]) -> geopandas.GeoDataFrame:
-    """Features of the files of one day, one after another; kept, since the next window of this process wants them."""
+def codes_of(files: list[LabelFile], around: Around) -> geopandas.GeoDataFrame:
+    """Polygons of the vector files of one day with their `code`, one file after another: those around, or more."""
     import pandas
 
-    frames = [read_codes(Path(href), attribute, where, layer) for href, attribute, where, layer, _ in files]
-    if len(frames) == 1:
-        return frames[0]
-    return pandas.concat([f.to_crs(frames[0].crs) for f in frames], ignore_index=True)
+    frames = [_codes(f.href, f.source.attribute, f.where, f.source.layer, around) for f in files]
+    return pandas.concat([f.to_crs(frames[0].crs) for f in frames], ignore_index=True) if files[1:] else frames[0]
+
+
+def _codes(href: str, attribute: str | None, where: str, layer: str | None, around: Around) -> geopandas.GeoDataFrame:
+    if Path(href).suffix.lower() in BY_PLACE:
+        return read_codes(Path(href), attribute, where, layer, around)
+    return _all_codes(href, attribute, where, layer, _mtime(href))
+
+
+@functools.lru_cache(maxsize=4)
+def _all_codes(href: str, attribute: str | None, where: str, layer: str | None, _: int) -> geopandas.GeoDataFrame:
+    """All of a file that cannot be asked by place; kept, since the next window of this process wants it."""
+    return read_codes(Path(href), attribute, where, layer)
 
 
 def _mtime(href: str) -> int:
@@ -274,31 +284,31 @@ def _measure_rasters(files: list[LabelFile], cells: list[Cell]) -> Iterator[tupl
 
 def _paint(codes: dict[Cell, np.ndarray], file: LabelFile, cells: list[Cell]) -> None:
     """Fill in a file's codes where no file before it had any; its nodata is nothing."""
-    from pipeline import raster
+    from pipeline import classes, raster
 
     if not cells:
         return
     boxes = np.array([cell.bounds for cell in cells], float)
+    bounds = (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))
     href = reachable(file.href, file.source.sign)
     try:
-        classes = raster.read_classes(href, cells[0].epsg, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0)))
+        around = classes.read_classes(href, cells[0].epsg, bounds, file.source, file.where)
     except raster.UnreadableRaster as error:
         raise Problem(f"a label raster cannot be read: {error}", where=file.where, fix="mend the file") from None
-    if classes is None:
+    if around is None:
         return
     for cell in cells:
         target = raster.Target(cell.epsg, cell.bounds[0], cell.bounds[3], SAMPLE_M, cell.side_m // SAMPLE_M)
-        fresh = raster.class_pixels(classes, target)
-        if (fresh == raster.OUTSIDE).all():
+        fresh = classes.class_pixels(around, target)
+        if (fresh == classes.OUTSIDE).all():
             continue
-        fresh = np.where(np.isin(fresh, file.source.nodata_values), raster.OUTSIDE, fresh)
         known = codes.get(cell)
-        codes[cell] = fresh if known is None else np.where(known == raster.OUTSIDE, fresh, known)
+        codes[cell] = fresh if known is None else np.where(np.isin(known, classes.NO_CODE), fresh, known)
 
 
 def _shares(codes: np.ndarray) -> Shares:
-    """code -> share of all pixels; OUTSIDE is no code."""
-    from pipeline.raster import OUTSIDE
+    """code -> share of all pixels; what stands for no code is none."""
+    from pipeline.classes import NO_CODE
 
     values, counts = np.unique(codes, return_counts=True)
-    return {str(int(v)): n / codes.size for v, n in zip(values, counts, strict=True) if v != OUTSIDE}
+    return {str(int(v)): n / codes.size for v, n in zip(values, counts, strict=True) if v not in NO_CODE}

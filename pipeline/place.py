@@ -44,20 +44,28 @@ def _from_file(region: Region) -> shapely.Geometry:
 def mgrs_square(tile: str, region: Region) -> shapely.Geometry:
     """The 100 km square of an MGRS tile such as 32TQR (Sentinel-2 tiles reach 9.8 km further east and south).
 
-    Squares, not tiles, so that naming two neighbours asks for no ground twice. Source: NGA.STND.0037.
+    Squares, not tiles, so that naming two neighbours asks for no ground twice.
     """
     import numpy as np
     import shapely
 
+    epsg, west, south = mgrs_corner(tile, f"{region.path}, key 'mgrs'")
+    square = shapely.segmentize(shapely.box(west, south, west + 100_000, south + 100_000), 5_000)
+    return shapely.transform(square, lambda xy: np.column_stack(transformer(epsg, 4326).transform(*xy.T)))
+
+
+def mgrs_corner(tile: str, where: str) -> tuple[int, float, float]:
+    """EPSG, easting and northing of the lower left corner of an MGRS tile's 100 km square. Source: NGA.STND.0037."""
+    import numpy as np
+
     match = re.fullmatch(r"T?(\d{1,2})([C-HJ-NP-X])([A-HJ-NP-Z])([A-HJ-NP-V])", tile.upper())
     if not match or not 1 <= int(match[1]) <= 60:
-        where = f"{region.path}, key 'mgrs'"
         raise Problem(f"'{tile}' is not an MGRS tile", where=where, fix="a tile looks like 32TQR")
     zone, band = int(match[1]), match[2]
     letters = _COLUMNS[(zone - 1) % 3]
     if match[3] not in letters:
         fix = f"columns of zone {zone} are {letters}"
-        raise Problem(f"'{tile}' does not exist", where=f"{region.path}, key 'mgrs'", fix=fix)
+        raise Problem(f"'{tile}' does not exist", where=where, fix=fix)
     west = (letters.index(match[3]) + 1) * 100_000
     first = (_ROWS.index(match[4]) - (5 if zone % 2 == 0 else 0)) % 20 * 100_000
     south_hemisphere = band < "N"
@@ -72,8 +80,5 @@ def mgrs_square(tile: str, region: Region) -> shapely.Geometry:
     overlap = np.minimum(candidates + 100_000, top + 5_000) - np.maximum(candidates, bottom - 5_000)
     south = float(candidates[np.argmax(overlap)])
     if overlap.max() <= 0:
-        raise Problem(
-            f"'{tile}' does not exist", where=f"{region.path}, key 'mgrs'", fix="check the band and row letters"
-        )
-    square = shapely.segmentize(shapely.box(west, south, west + 100_000, south + 100_000), 5_000)
-    return shapely.transform(square, lambda xy: np.column_stack(transformer(epsg, 4326).transform(*xy.T)))
+        raise Problem(f"'{tile}' does not exist", where=where, fix="check the band and row letters")
+    return epsg, float(west), south

@@ -57,7 +57,7 @@ def options_of(href: str) -> tuple[str, dict[str, Any]]:
     return href, GDAL_OPTIONS
 
 
-def _named(href: str) -> str:
+def named(href: str) -> str:
     """A raster's file name for messages, without the query string that may sign it."""
     return Path(href.partition("?")[0]).name
 
@@ -78,11 +78,11 @@ def open_raster(href: str) -> xr.DataArray:
         with rasterio.Env(**options):
             opened = rioxarray.open_rasterio(name, cache=False, lock=False)
     except rasterio.errors.RasterioIOError as error:
-        raise UnreadableRaster(f"{_named(href)}: {_short(error)}") from None
+        raise UnreadableRaster(f"{named(href)}: {short(error)}") from None
     if not isinstance(opened, xarray.DataArray):
-        raise UnreadableRaster(f"{_named(href)}: has several rasters inside")
+        raise UnreadableRaster(f"{named(href)}: has several rasters inside")
     if opened.rio.crs is None:
-        raise UnreadableRaster(f"{_named(href)}: has no CRS")
+        raise UnreadableRaster(f"{named(href)}: has no CRS")
     return opened
 
 
@@ -108,7 +108,7 @@ def read_window(
         try:
             part = raster.isel(x=slice(left, right), y=slice(top, low)).load()
         except (rasterio.errors.RasterioIOError, rasterio.errors.WindowError) as error:
-            raise UnreadableRaster(f"{_named(href)}: {_short(error)}") from None
+            raise UnreadableRaster(f"{named(href)}: {short(error)}") from None
     import affine
 
     # isel keeps pixel-centre coordinates; writing the transform keeps it exact where the coordinates carry rounding.
@@ -127,7 +127,7 @@ def window_of(
     return left, top, right, low
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
     """The first line of a GDAL message with query strings (signatures) cut off."""
     return str(error).splitlines()[0].split("?")[0][:200] if str(error) else type(error).__name__
 
@@ -251,43 +251,3 @@ def bounds_in(bounds: tuple[float, float, float, float], epsg: int, crs: Any) ->
     from rasterio.warp import transform_bounds
 
     return transform_bounds(f"EPSG:{epsg}", crs, *bounds, densify_pts=21)
-
-
-OUTSIDE = -32768
-"""Stands for no label in class rasters, which hold small non-negative codes."""
-
-
-def read_classes(href: str, epsg: int, bounds: tuple[float, float, float, float]) -> xr.DataArray | None:
-    """Class codes (y, x), int32, around bounds of another CRS; the file's nodata becomes OUTSIDE. None: no overlap."""
-    import rasterio
-    from rasterio.errors import RasterioIOError
-    from rioxarray.exceptions import NoDataInBounds, OneDimensionalRaster
-
-    with rasterio.Env(**options_of(href)[1]), open_raster(href) as opened:
-        raster = opened.isel(band=0, drop=True)
-        margin = MARGIN_PX * abs(raster.rio.transform().a)
-        west, south, east, north = bounds_in(bounds, epsg, raster.rio.crs)
-        try:
-            part = raster.rio.clip_box(west - margin, south - margin, east + margin, north + margin).load()
-        except (NoDataInBounds, OneDimensionalRaster):
-            return None  # one row or column can only be margin
-        except RasterioIOError as error:
-            raise UnreadableRaster(f"{_named(href)}: {_short(error)}") from None
-    codes = part.values.astype(np.int32)
-    nodata = part.rio.nodata
-    if nodata is not None:
-        codes = np.where(part.values == nodata, OUTSIDE, codes)
-    return part.copy(data=codes).rio.write_nodata(OUTSIDE)
-
-
-def class_pixels(classes: xr.DataArray, target: Target) -> np.ndarray:
-    """Codes (side, side) on a target's pixels, nearest; OUTSIDE where the raster has none."""
-    from rasterio.enums import Resampling
-
-    return classes.rio.reproject(
-        f"EPSG:{target.epsg}",
-        shape=(target.side, target.side),
-        transform=target.transform,
-        resampling=Resampling.nearest,
-        nodata=OUTSIDE,
-    ).values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -42,6 +42,11 @@ class Source(Manifest):
     attribute: str | None = None
     """Field of a vector file that holds the class code."""
     layer: str | None = None
+    band: Annotated[int, Field(ge=1)] | str | None = None
+    """Band of a label raster that holds the codes: its number from 1, or its name; needed where there are several."""
+    probabilities: int | None = Field(default=None, ge=2)
+    """The first so many bands of a label raster are class probabilities: the code is the highest one's number, from 0.
+    9 for Dynamic World's, in its order: water, trees, …, snow_and_ice."""
 
     @property
     def nodata_values(self) -> tuple[float, ...]:
@@ -85,6 +90,8 @@ class Source(Manifest):
             raise ValueError("a STAC API is asked for a collection | add collection = '…'")
         if self.kind == "imagery":
             self._check_imagery()
+        elif self.band is not None and self.probabilities is not None:
+            raise ValueError("band and probabilities exclude each other | keep one of them")
         elif self.crosswalk is None:
             raise ValueError("a labels source needs a crosswalk | add crosswalk = 'corine' or the path of a CSV")
         return self

@@ -53,11 +53,11 @@ STAGES = {
             pixels.cut_pixels, pixels.params, outside_of_inputs=pixels.outside,
         ),
         Stage(
-            "labels", 3, ("chips",), "labels.parquet", "area share of every label code and event per cell",
+            "labels", 4, ("chips",), "labels.parquet", "area share of every label code and event per cell",
             labels.measure_labels, labels.params, labels.outside,
         ),
         Stage(
-            "captions", 2, ("chips", "labels"), "captions.parquet", "label sets, captions and splits",
+            "captions", 3, ("chips", "labels"), "captions.parquet", "label sets, captions and splits",
             captions.write_captions, captions.params, captions.outside,
         ),
         Stage(

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import geopandas
     import shapely
 
+BY_PLACE = (".gpkg", ".fgb")
+"""Files with a search tree inside: of a continent's land cover only what is asked for is read."""
 SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")
 
 
@@ -19,8 +21,17 @@ def with_siblings(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{path.stem}.*")) if path.suffix.lower() == ".shp" else [path]
 
 
-def read_vector(path: Path, where: str, layer: str | None = None) -> geopandas.GeoDataFrame:
-    """Features of a vector file, in file order. No file, no feature or no CRS is a Problem."""
+Around = tuple[int, tuple[float, float, float, float]]
+"""EPSG, and bounds in its units: of a file that can be asked by place, what meets them."""
+
+
+def read_vector(
+    path: Path, where: str, layer: str | None = None, around: Around | None = None
+) -> geopandas.GeoDataFrame:
+    """Features of a vector file, in file order. No file, no feature or no CRS is a Problem.
+
+    With `around` it may give fewer: no feature there is none, and no Problem.
+    """
     import geopandas
     import pyogrio.errors
 
@@ -29,22 +40,45 @@ def read_vector(path: Path, where: str, layer: str | None = None) -> geopandas.G
             f"there is no file {path}", where=where, fix="check the path; it is relative to the manifest's folder"
         )
     try:
-        frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path, layer=layer)
+        if around and path.suffix.lower() in BY_PLACE:
+            frame = _read_around(path, layer, around)
+        else:
+            frame = (
+                geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path, layer=layer)
+            )
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
         raise Problem(
             f"this vector file cannot be read: {error}", where=str(path), fix="check the file and its layer"
         ) from None
     frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
-    if frame.empty:
+    if frame.empty and not around:
         raise Problem("this vector file has no feature with a geometry", where=str(path), fix="check its layer")
     if frame.crs is None:
         raise Problem("this vector file does not say its CRS", where=str(path), fix="add it (a .prj beside a .shp)")
     return frame
 
 
-def read_codes(path: Path, attribute: str | None, where: str, layer: str | None = None) -> geopandas.GeoDataFrame:
-    """Polygons of a land-cover file with their code as text in the column `code`."""
-    frame = read_vector(path, where, layer)
+def _read_around(path: Path, layer: str | None, around: Around) -> geopandas.GeoDataFrame:
+    import geopandas
+    import pyogrio
+    import shapely
+
+    crs = pyogrio.read_info(path, layer=layer)["crs"]
+    if crs is None:
+        return geopandas.read_file(path, layer=layer, rows=1)
+    epsg, bounds = around
+    frame = geopandas.read_file(
+        path, layer=layer, bbox=outline_in(shapely.box(*bounds), epsg, crs).bounds, fid_as_index=True
+    )
+    # A search tree gives features in its own order; of overlapping ones the first of the file counts.
+    return frame.sort_index().reset_index(drop=True)
+
+
+def read_codes(
+    path: Path, attribute: str | None, where: str, layer: str | None = None, around: Around | None = None
+) -> geopandas.GeoDataFrame:
+    """Polygons of a land-cover file with their code as text in the column `code`; with `around` maybe those there."""
+    frame = read_vector(path, where, layer, around)
     if attribute is None or attribute not in frame.columns:
         said = f"'{attribute}' is no field" if attribute else "no attribute is named that holds the code"
         fix = nearest(attribute or "", [c for c in frame.columns if c != "geometry"])

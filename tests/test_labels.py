@@ -22,9 +22,7 @@ from harmonize.crosswalk import parse_crosswalk
 from harmonize.labelset import Evidence, combine
 from harmonize.splits import SplitShares, block_of, spatial_split, stratified_split, unit_interval
 from harmonize.vocabulary import ALL_MASK, CLASSES, CRISIS_MASK, mask_of, names_of
-from pipeline import raster
 from pipeline.grid import Cell
-from pipeline.labels import _shares
 from pipeline.vector import cell_shares, read_codes
 
 CELL = Cell(32632, 500, 4167)
@@ -74,49 +72,6 @@ def test_real_corine_vector_sums_to_one(real_folder: Path) -> None:
         direct = local[local["code"] == code].intersection(shapely.box(*cell.bounds)).area.sum() / 1200**2
         assert share == pytest.approx(direct, abs=5e-3)
         assert crosswalk.classify(code) in CLASSES
-
-
-@pytest.mark.parametrize("epsg", [32632, 3035])
-def test_raster_shares(tmp_path: Path, epsg: int) -> None:
-    """A raster drawn from known geometry: half water, a strip of nodata, a coarse raster in another CRS."""
-    import rasterio
-    from rasterio.features import rasterize
-    from rasterio.transform import from_origin
-
-    west, south, east, north = CELL.bounds
-    size = 10 if epsg == 32632 else 20
-    shapes = polygons(
-        {
-            "1": shapely.box(west - 900, south - 900, west + 600, north + 900),
-            "2": shapely.box(west + 600, south - 900, east - 120, north + 900),
-        },
-        epsg,
-    )
-    minx, miny, maxx, maxy = shapes.total_bounds
-    transform = from_origin(minx, maxy, size, size)
-    shape = (int((maxy - miny) / size), int((maxx - minx) / size))
-    data = rasterize(zip(shapes.geometry, (1, 2), strict=True), shape, transform=transform, dtype="uint8")
-    path = tmp_path / "c.tif"
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        height=shape[0],
-        width=shape[1],
-        count=1,
-        dtype="uint8",
-        crs=f"EPSG:{epsg}",
-        transform=transform,
-    ) as out:
-        out.write(data, 1)
-    classes = raster.read_classes(str(path), CELL.epsg, CELL.bounds)
-    assert classes is not None
-    codes = raster.class_pixels(classes, raster.Target(CELL.epsg, west, north, 10, 120))
-    shares = _shares(np.where(codes == 0, raster.OUTSIDE, codes))
-    assert shares["1"] == pytest.approx(0.5, abs=0.005)
-    assert shares["2"] == pytest.approx(0.4, abs=0.005)
-    assert set(shares) == {"1", "2"}
-    assert raster.read_classes(str(path), 32633, (600_000, 1_000_000, 601_200, 1_001_200)) is None
 
 
 DAY = dt.date(2020, 6, 1)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from harmonize.queries import UNJUDGED, class_queries, label_set_queries, relevance
+from harmonize.queries import UNJUDGED, relevance
+from harmonize.query_families import class_queries, label_set_queries
 from harmonize.vocabulary import ALL_MASK, LAND_COVER_MASK, mask_of
 from train.metrics import block_interval, gain, measures, random_measures, ranking, tie_break
 

@@ -20,11 +20,13 @@ from conftest import ROOT
 from fake_shards import write_fake_shards
 
 from harmonize.problem import Problem
-from harmonize.queries import class_queries
+from harmonize.queries import Query
+from harmonize.query_families import choose_queries, class_queries
 from harmonize.vocabulary import mask_of
 from train.batches import Batches, subset_view
+from train.corpus import Corpus
 from train.embed import embed_images, embed_texts
-from train.evaluate import Corpus, class_map, evaluate
+from train.evaluate import class_map, evaluate
 from train.location import LocationTower, load_satclip
 from train.loop import fit, flipped, learning_rate
 from train.metrics import measures
@@ -329,16 +331,27 @@ def test_evaluate_writes_what_trec_eval_agrees_with(shards: Path, tmp_path: Path
     with (tmp_path / "eval/qrels.trec").open() as file:
         qrels = pytrec_eval.parse_qrel(file)
     theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.1000", "map"}).evaluate(run)
-    ours = result["systems"]["model"]["all"]["class"]["each"]
-    for name, values in ours.items():
-        assert values["ndcg"] == pytest.approx(theirs[f"class-{name}"]["ndcg_cut_1000"], abs=1e-6)
-        assert values["map"] == pytest.approx(theirs[f"class-{name}"]["map"], abs=1e-6)
+    asked, _ = choose_queries(Corpus.of(samples.of("train")).labels, 1)
+    families = result["systems"]["model"]["all"]
+    assert sorted(families) == ["class", "label-set", "paraphrase", "sensor", "without"], "no crisis is there"
+    for query in asked:
+        values = families[query.family]["each"][query.text]
+        assert values["ndcg"] == pytest.approx(theirs[query.id]["ndcg_cut_1000"], abs=1e-6), query
+        assert values["map"] == pytest.approx(theirs[query.id]["map"], abs=1e-6), query
+    assert len(asked) == len(theirs)
     assert set(result["systems"]) == {"model", "random", "prior-only", "place-prior", "classifier"}
     page = (tmp_path / "eval/report.html").read_text()
     assert "data:image/jpeg;base64," in page
     assert evaluate(tmp_path, samples, "train", 1)["again"]
     with pytest.raises(Problem, match="no query has 999"):
         evaluate(tmp_path, samples, "train", 999)
+    mine = [Query("mine", "my own", "lakes", mask_of(["water"])), Query("none", "my own", "ice", mask_of(["built"]))]
+    frozen = evaluate(tmp_path, samples, "train", 10, frozen=mine)
+    assert "again" not in frozen
+    assert frozen["systems"]["model"]["all"]["my own"]["queries"] == 1
+    assert [entry["query"] for entry in frozen["skipped"]] == ["ice"]
+    assert frozen["macro"]["all"]["classes"] == []
+    assert "All my own queries, split train" in (tmp_path / "eval/report.html").read_text()
 
 
 def test_location_needs_its_tower() -> None:

@@ -1,5 +1,6 @@
 """python -m train fit RECIPE SHARDS…      train, or go on with a run
 python -m train evaluate SHARDS…         measure a run
+python -m train queries SHARDS…          the queries of a corpus, and who answers them
 python -m train compare RUN RUN…         one table of evaluated runs
 python -m train sheet SHARDS… --out DIR   chips of each class, as the labels have it
 python -m train search TEXT SHARDS…      the chips nearest to a text
@@ -89,25 +90,57 @@ def evaluate(
     min_relevant: Annotated[
         int | None, typer.Option(help="relevant images a query needs; default: the recipe's")
     ] = None,
+    queries: Annotated[
+        Path | None, typer.Option("--queries", help="a queries.json; default: the families of the split")
+    ] = None,
     brief: Annotated[bool, typer.Option("--brief", help="print the paths alone")] = False,
 ) -> None:
     """Rank a split for families of queries; nDCG@1000, mAP, P@10 beside random, priors and a classifier."""
     from train.evaluate import evaluate as measure
+    from train.queries import load_queries
     from train.report import print_result
     from train.run import finished_run, recipe_of, shards_of
     from train.shards import open_shards
 
     folder = finished_run(runs, run)
     wanted = recipe_of(folder).evaluation
+    frozen = load_queries(queries) if queries else None
     samples = open_shards(shards_of(folder, shards))
     # What a recipe asks for is asked of its own split.
     asked = wanted.model_dump(exclude_none=True)["asked"] if split in (None, wanted.split) else {}
-    result = measure(folder, samples, split or wanted.split, min_relevant or wanted.min_relevant, asked)
+    result = measure(folder, samples, split or wanted.split, min_relevant or wanted.min_relevant, asked, frozen)
     if result.get("again"):
         say(f"{folder}: evaluated already")
     if not brief:
         print_result(result)
     print(f"{folder}/eval/metrics.json\n{folder}/eval/report.html")
+
+
+@app.command()
+def queries(
+    shards: Shards,
+    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
+    min_relevant: Annotated[int, typer.Option(min=1, help="relevant images a query needs")] = 10,
+    out: Annotated[Path | None, typer.Option("--out", help="default: queries/<split> beside the shards")] = None,
+    trec: Annotated[bool, typer.Option("--qrels", help="write qrels.trec too: the relevant images")] = False,
+    zeros: Annotated[
+        bool, typer.Option("--zeros", help="write qrels-zeros.trec: the irrelevant images too, for trec_eval -J")
+    ] = False,
+) -> None:
+    """Write the queries a split can answer (queries.json), with the number of images that answer each."""
+    from train.page import print_tables
+    from train.queries import default_folder, write_queries
+    from train.shards import open_shards
+
+    folder = out or default_folder(shards, split)
+    wanted = [name for name, asked in (("qrels.trec", trec), ("qrels-zeros.trec", zeros)) if asked]
+    table = write_queries(open_shards(shards), split, min_relevant, folder, wanted)
+    if table is None:
+        say(f"{folder}: written already")
+    else:
+        print_tables([table])
+    for name in ("queries.json", *wanted):
+        print(folder / name)
 
 
 @app.command()

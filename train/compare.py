@@ -18,7 +18,7 @@ from train.run import file_digest
 
 SCOPE_WORDS = {"s2": "Sentinel-2", "s1": "Sentinel-1", "all": "both sensors"}
 BASELINES = ("classifier", "place-prior", "prior-only", "random")
-SAME = ("samples", "split", "min_relevant", "band")
+SAME = ("samples", "split", "min_relevant", "queries", "band")
 """What runs of one table must have been measured on alike."""
 
 
@@ -59,7 +59,7 @@ def compare(runs: Sequence[Path], folder: Path) -> list[Table]:
             raise Problem(
                 f"runs '{first_name}' and '{name}' were not measured alike: {', '.join(differing)} differ",
                 where=", ".join(str(run) for run in runs),
-                fix="evaluate both on the same shards, split and --min-relevant",
+                fix="evaluate both on the same shards, split, --min-relevant and --queries",
             )
     labels = [m.label for m in found.values()]
     named = [

@@ -4,62 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harmonize.problem import Problem
-from harmonize.queries import UNJUDGED, Query, class_queries, full_matches, label_set_queries, relevance
-from harmonize.vocabulary import CLASSES
+from harmonize.qrels import qrels
+from harmonize.queries import DistinctLabels, Query
+from harmonize.query_families import FEW, choose_queries, class_queries
+from harmonize.query_file import QUERIES_VERSION
 from pipeline.sample import SENSORS
-from train import baselines
-from train.checkpoint import write_whole
+from train.checkpoint import write_parts, write_whole
+from train.corpus import SCOPES, Corpus, Scores, systems_of
 from train.macro import BAND, add_over_prior, macro, prevalence
-from train.metrics import DEPTH, METRICS, block_interval, gain, measures, random_measures, ranking, tie_break
+from train.metrics import DEPTH, METRICS, block_interval, gain, measures, random_measures
 from train.shards import Samples, wanted_split
 
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
 TREC_FULL = 50_000
 """Corpora up to this many images are written to .trec whole, so that trec_eval's map is ours; larger ones to DEPTH."""
-SCOPES = ("all", *SENSORS)
-"""Images ranked together: both sensors in one list, and each alone."""
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """The images that are searched, and what their rankings need."""
-
-    images: Samples
-    ties: np.ndarray
-    blocks: np.ndarray
-
-    @classmethod
-    def of(cls, images: Samples) -> Corpus:
-        _, blocks = np.unique(images["block"].astype(str), return_inverse=True)
-        return cls(images, tie_break(images["chip_id"]), blocks)
-
-    def rows(self, scope: str) -> np.ndarray:
-        if scope == "all":
-            return np.arange(len(self.images))
-        return np.flatnonzero(self.images["sensor"] == scope)
-
-    def ranked(self, query: Query, scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Judged rows from best to worst, and their grades. scores: (N,) for all images."""
-        grades = relevance(query.mask, self.images["label_mask"][rows], self.images["known_mask"][rows])
-        judged = grades != UNJUDGED
-        rows, grades = rows[judged], grades[judged]
-        order = ranking(scores[rows], self.ties[rows])
-        return rows[order], grades[order]
 
 
 def evaluate(
-    run: Path, samples: Samples, split: str, min_relevant: int, asked: dict[str, dict[str, float]] | None = None
+    run: Path,
+    samples: Samples,
+    split: str,
+    min_relevant: int,
+    asked: dict[str, dict[str, float]] | None = None,
+    frozen: list[Query] | None = None,
 ) -> dict[str, Any]:
     """All measures of a run on a split; written to eval/metrics.json, eval/*.trec and eval/report.html.
 
-    `asked`: scope -> macro mean -> the least that it is to be, shown beside what is found.
+    `asked`: scope -> macro mean -> the least that it is to be, shown beside what is found. `frozen`: the queries of a
+    file instead of those that the families give for these images; of both, those with enough relevant images.
     Done already for the same model, samples and options: read back.
     """
     from train.run import file_digest
@@ -71,6 +50,7 @@ def evaluate(
         "split": split,
         "min_relevant": min_relevant,
         "asked": asked or {},
+        "queries": _queries_digest(frozen),
         "version": EVALUATION_VERSION,
     }
     key = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
@@ -79,21 +59,31 @@ def evaluate(
         found: dict[str, Any] = json.loads(path.read_text())
         if found.get("key") == key and (run / "eval" / "report.html").exists():
             return {**found, "again": True}
-    return _evaluate(run, samples, images, {"key": key, **of})
+    return _evaluate(run, samples, images, {"key": key, **of}, frozen)
 
 
-def _evaluate(run: Path, samples: Samples, images: Samples, of: dict[str, Any]) -> dict[str, Any]:
+def _queries_digest(frozen: list[Query] | None) -> str:
+    """What tells the queries of two evaluations apart, given the same images."""
+    if frozen is None:
+        return f"families of version {QUERIES_VERSION}"
+    return hashlib.sha256(json.dumps([vars(query) for query in frozen]).encode()).hexdigest()
+
+
+def _evaluate(
+    run: Path, samples: Samples, images: Samples, of: dict[str, Any], frozen: list[Query] | None
+) -> dict[str, Any]:
     from train.report import write_report
 
     corpus, split, min_relevant = Corpus.of(images), of["split"], of["min_relevant"]
-    queries, skipped = _queries(images, min_relevant)
+    queries, skipped = _asked(corpus.labels, min_relevant, frozen)
     if not queries:
         raise Problem(
             f"no query has {min_relevant} relevant images in split {split} ({len(images)} images)",
             where=str(run),
             fix="ask for fewer with --min-relevant, or evaluate on another split",
         )
-    systems = _systems(run, samples, images, queries)
+    systems = systems_of(run, samples, images, queries)
+    measured, intervals = _measure(corpus, queries, systems, min_relevant)
     result: dict[str, Any] = {
         **of,
         "regions": list(samples.regions),
@@ -101,94 +91,66 @@ def _evaluate(run: Path, samples: Samples, images: Samples, of: dict[str, Any]) 
         "location": json.loads((run / "config.json").read_text())["spec"]["location"] is not None,
         "images": {scope: len(corpus.rows(scope)) for scope in SCOPES},
         "depth": DEPTH,
-        "systems": {name: _measure(corpus, queries, scores, min_relevant) for name, scores in systems.items()},
+        "systems": measured,
         "skipped": skipped,
     }
-    result["systems"]["random"] = _chance(corpus, queries, min_relevant)
     _add_gain(result["systems"])
     add_over_prior(result["systems"])
     result["band"] = list(BAND)
     result["prevalence"] = {scope: prevalence(images, corpus.rows(scope)) for scope in SCOPES}
     result["macro"] = {scope: macro(result["systems"], result["prevalence"][scope], scope) for scope in SCOPES}
-    result["intervals"] = _intervals(corpus, queries, systems["model"], min_relevant)
+    result["intervals"] = intervals
     write_trec(run / "eval", corpus, queries, systems["model"])
     write_report(run, result, images, queries, systems["model"])
     write_whole(run / "eval" / "metrics.json", (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
     return result
 
 
-def _queries(images: Samples, min_relevant: int) -> tuple[list[Query], list[dict[str, Any]]]:
-    """Queries with enough relevant images, and those without, with the number they have."""
-    queries, skipped = [], []
-    for query in [*class_queries(), *label_set_queries(images["label_mask"])]:
-        count = full_matches(query.mask, images["label_mask"], images["known_mask"])
-        if count >= min_relevant:
-            queries.append(query)
-        elif query.family == "class" or count:
-            skipped.append({"query": query.text, "family": query.family, "relevant": count})
-    return queries, skipped
+def _asked(
+    labels: DistinctLabels, min_relevant: int, frozen: list[Query] | None
+) -> tuple[list[Query], list[dict[str, Any]]]:
+    """Queries with enough relevant images, and those that are not asked, with the number they have and why."""
+    if frozen is None:
+        return choose_queries(labels, min_relevant)
+    matches = {query.id: labels.full_matches(query) for query in frozen}
+    skipped = [
+        {"query": q.text, "family": q.family, "relevant": matches[q.id], "why": FEW}
+        for q in frozen
+        if matches[q.id] < min_relevant
+    ]
+    return [q for q in frozen if matches[q.id] >= min_relevant], skipped
 
 
-def _systems(run: Path, samples: Samples, images: Samples, queries: list[Query]) -> dict[str, np.ndarray]:
-    """system -> (Q, N) scores."""
-    from train.embed import best_device, cached_embeddings, embed_texts
-    from train.model import load_model
+def _measure(
+    corpus: Corpus, queries: list[Query], systems: Mapping[str, Scores], min_relevant: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """system -> scope -> family -> mean measures, and per query; and the 95 % intervals of the model's class family."""
+    each: dict[str, Any] = {name: {scope: {} for scope in SCOPES} for name in (*systems, "random")}
+    rankings: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {scope: [] for scope in SCOPES}
+    for k, query in enumerate(queries):
+        scopes = [scope for scope in SCOPES if corpus.enough(query, scope, min_relevant)]
+        for name, scores in systems.items():
+            found = corpus.ranked_by_scope(query, scores[k], scopes)
+            for scope, (rows, grades) in found.items():
+                each[name][scope].setdefault(query.family, {})[query.text] = measures(grades)
+                if name == "model":
+                    each["random"][scope].setdefault(query.family, {})[query.text] = random_measures(grades)
+                    if query.family == "class":
+                        rankings[scope].append((grades, corpus.blocks[rows]))
+    means = {name: {scope: _means(found) for scope, found in scopes.items()} for name, scopes in each.items()}
+    # Over spatial blocks: neighbouring chips are no independent draws.
+    return means, {scope: block_interval(found) for scope, found in rankings.items()}
 
-    device = best_device()
-    model = load_model(run).to(device)
-    vectors = cached_embeddings(run, model, samples, device)
-    place = {chip: k for k, chip in enumerate(samples["chip_id"])}
-    mine = vectors[[place[c] for c in images["chip_id"]]]
-    texts = embed_texts(model, device, [q.text for q in queries])
-    systems = {"model": texts @ mine.T}
-    train = samples.of("train")
-    if len(train):
-        by_class = {
-            "prior-only": baselines.prior(train, images),
-            "place-prior": baselines.place_prior(train, images),
-            "classifier": baselines.classifier(vectors[samples["split"] == "train"], train, mine, images),
+
+def _means(families: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
+    return {
+        family: {
+            "queries": len(values),
+            **{name: float(np.mean([v[name] for v in values.values()])) for name in METRICS},
+            "each": values,
         }
-        bits = np.array([[q.mask >> k & 1 for k in range(len(CLASSES))] for q in queries], float)
-        systems |= {name: bits @ scores.T for name, scores in by_class.items()}
-    return systems
-
-
-def _enough(corpus: Corpus, query: Query, rows: np.ndarray, min_relevant: int) -> bool:
-    images = corpus.images
-    return full_matches(query.mask, images["label_mask"][rows], images["known_mask"][rows]) >= min_relevant
-
-
-def _measure(corpus: Corpus, queries: list[Query], scores: np.ndarray, min_relevant: int) -> dict[str, Any]:
-    """scope -> family -> mean measures, and per query."""
-    return _collect(
-        corpus, queries, min_relevant, lambda k, rows: measures(corpus.ranked(queries[k], scores[k], rows)[1])
-    )
-
-
-def _chance(corpus: Corpus, queries: list[Query], min_relevant: int) -> dict[str, Any]:
-    still = np.zeros(len(corpus.images))
-    return _collect(
-        corpus, queries, min_relevant, lambda k, rows: random_measures(corpus.ranked(queries[k], still, rows)[1])
-    )
-
-
-def _collect(corpus: Corpus, queries: list[Query], min_relevant: int, measure: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for scope in SCOPES:
-        rows = corpus.rows(scope)
-        each: dict[str, dict[str, Any]] = {}
-        for k, query in enumerate(queries):
-            if len(rows) and _enough(corpus, query, rows, min_relevant):
-                each.setdefault(query.family, {})[query.text] = measure(k, rows)
-        found[scope] = {
-            family: {
-                "queries": len(values),
-                **{name: float(np.mean([v[name] for v in values.values()])) for name in METRICS},
-                "each": values,
-            }
-            for family, values in each.items()
-        }
-    return found
+        for family, values in families.items()
+    }
 
 
 def _add_gain(systems: dict[str, Any]) -> None:
@@ -207,32 +169,26 @@ def _add_gain(systems: dict[str, Any]) -> None:
                     found[f"{metric}_gain"] = float(np.mean(gains))
 
 
-def _intervals(corpus: Corpus, queries: list[Query], scores: np.ndarray, min_relevant: int) -> dict[str, Any]:
-    """95 % intervals of the model's class family, over spatial blocks."""
-    found = {}
-    for scope in SCOPES:
-        rows = corpus.rows(scope)
-        rankings = []
-        for k, query in enumerate(queries):
-            if query.family == "class" and len(rows) and _enough(corpus, query, rows, min_relevant):
-                order, grades = corpus.ranked(query, scores[k], rows)
-                rankings.append((grades, corpus.blocks[order]))
-        found[scope] = block_interval(rankings)
-    return found
+def write_trec(folder: Path, corpus: Corpus, queries: list[Query], scores: Scores) -> None:
+    """model.trec (our ranking, with strictly falling scores so that trec_eval keeps its order) and qrels.trec.
+
+    The ranking leaves out each query's unjudged images. In a corpus of up to TREC_FULL images it is whole, and
+    irrelevant images stand in the qrels too, so that `trec_eval -J` measures other rankings; see harmonize.qrels.
+    """
+    whole = len(corpus.images) <= TREC_FULL
+    write_parts(folder / "model.trec", _run_lines(corpus, queries, scores, None if whole else DEPTH))
+    write_parts(folder / "qrels.trec", qrels(queries, corpus.images["chip_id"], corpus.labels, zeros=whole))
 
 
-def write_trec(folder: Path, corpus: Corpus, queries: list[Query], scores: np.ndarray) -> None:
-    """model.trec (our ranking, with strictly falling scores so that trec_eval keeps its order) and qrels.trec."""
-    run_lines, qrel_lines = [], []
+def _run_lines(corpus: Corpus, queries: list[Query], scores: Scores, depth: int | None) -> Iterator[bytes]:
     for k, query in enumerate(queries):
-        order, grades = corpus.ranked(query, scores[k], corpus.rows("all"))
+        order, _ = corpus.ranked(query, scores[k], corpus.rows("all"))
         names = corpus.images["chip_id"][order]
-        depth = len(names) if len(corpus.images) <= TREC_FULL else DEPTH
-        for rank, name in enumerate(names[:depth], start=1):
-            run_lines.append(f"{query.id} Q0 {name} {rank} {len(names) - rank} closp\n")
-        qrel_lines += [f"{query.id} 0 {name} {grade}\n" for name, grade in zip(names, grades, strict=True)]
-    write_whole(folder / "model.trec", "".join(run_lines).encode())
-    write_whole(folder / "qrels.trec", "".join(qrel_lines).encode())
+        lines = (
+            f"{query.id} Q0 {name} {rank} {len(names) - rank} closp\n"
+            for rank, name in enumerate(names[:depth], start=1)
+        )
+        yield "".join(lines).encode()
 
 
 def class_map(vectors: np.ndarray, images: Samples, class_vectors: np.ndarray) -> dict[str, float]:

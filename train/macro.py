@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from harmonize.queries import UNJUDGED, class_queries, relevance
+from harmonize.queries import UNJUDGED, relevance
+from harmonize.query_families import class_queries
 from train.shards import Samples
 
 BAND = (0.05, 0.60)

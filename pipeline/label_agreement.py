@@ -1,0 +1,59 @@
+"""How far the label sources of a region agree, for stage captions, and as tables for a person."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+from harmonize.agreement import Agreement, agreement_table, agreements
+from harmonize.labelset import Evidence
+from harmonize.problem import Problem
+from pipeline import tables
+from pipeline.evidence import crosswalks_of, evidence_of
+from pipeline.region import Region
+from pipeline.store import Store
+from pipeline.work import Work
+
+AGREEMENT = "agreement.json"
+"""Every two label sources against each other, class by class."""
+
+
+def agreement_of(work: Work, evidence: dict[str, list[Evidence]]) -> dict[tuple[str, str], Agreement]:
+    """How far every two label sources that some cell has both of say the same there, on the days of its chips."""
+    order = [use.source for use in work.region.labels]
+    days: dict[str, set[dt.date]] = {}
+    if len(set(order)) > 1:
+        for batch in work.tables["chips"].select(["cell", "datetime"]).to_batches():
+            for cell, when in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                days.setdefault(cell, set()).add(when.date())
+    said = ((evidence.get(cell, ()), sorted(of_cell)) for cell, of_cell in sorted(days.items()))
+    return agreements(said, list(dict.fromkeys(order)), work.region.captions.min_share)
+
+
+def in_short(pair: tuple[str, str], found: Agreement) -> str:
+    return (
+        f"'{pair[0]}' and '{pair[1]}' see most of the same class in {found.same_dominant:.0%} of {found.cells} cells "
+        f"(python -m pipeline agreement REGION says more)"
+    )
+
+
+def record(agreed: dict[tuple[str, str], Agreement]) -> bytes:
+    """agreement.json."""
+    said = [{"sources": pair} | found.record() for pair, found in agreed.items()]
+    return (json.dumps(said, indent=1, sort_keys=True) + "\n").encode()
+
+
+def say_agreement(region: Region, store: Store) -> str:
+    """A table per pair of sources that some cell has both of; Problem where no cell has two."""
+    read = {name: tables.read_table(store, f"{name}.parquet", tables.SCHEMAS[name]) for name in ("chips", "labels")}
+    crosswalks = crosswalks_of(region)
+    found = agreement_of(Work(region, store, read), evidence_of(read["labels"], crosswalks))
+    if not found:
+        names = ", ".join(crosswalks) or "none"
+        fix = "name a second source that covers the same ground under [[labels]]"
+        raise Problem(f"no cell is labelled by two sources; sources: {names}", where=str(region.path), fix=fix)
+    parts = []
+    for pair, agreed in found.items():
+        unsaid = crosswalks[pair[0]].unsaid, crosswalks[pair[1]].unsaid
+        parts.append(agreement_table(agreed, pair, unsaid))
+    return "\n\n".join(parts)
