@@ -119,6 +119,7 @@ def _hits(region: Region, cells: list[str]) -> tuple[dict[str, list[Hit]], list[
         enough = sum(share >= event.min_share for share in found.values())
         window = f"{event.start} to {event.last}"
         notes.append(f"event '{event.id}' ({event.kind}, {window}) covers {enough} cells, and some of {len(found)}")
+        notes += [f"event '{event.id}': {note}" for note in mapped.notes]
         if not found:
             notes.append(f"warning: event '{event.id}' lies outside the cells of the region")
         if event.start > region.end or event.last < region.start:

@@ -27,6 +27,8 @@ class EventArea:
     """Its first day (UTC) as the file has it; the manifest's `start` goes before it."""
     part: str = ""
     """Tells the events of one file apart; empty where the file is one event."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the reading: what was left out, and why."""
 
 
 def area_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> shapely.Geometry:

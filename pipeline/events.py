@@ -12,6 +12,7 @@ import numpy as np
 from harmonize.events import NEARBY_M, REACH_M, CrisisEvent, Touch
 from harmonize.splits import block_of
 from pipeline import sandbox
+from pipeline.event_cems import read_cems
 from pipeline.event_geojson import read_geojson
 from pipeline.grid import FALSE_NORTHING_M, Cell, is_south, transformer, zone_of
 from pipeline.region import Event, Region
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 PART = "."
 """Between the id of a manifest's event and that of one of several in its file: `effis-2021.7`. No id has it."""
-READERS = {"geojson": read_geojson}
+READERS = {
+    "cems": read_cems,
+    "geojson": read_geojson,
+}
 """source of the manifest -> what reads its files."""
 NOT_AN_EVENT: dict[str, Any] = {"event": None, "analysed": None, "distance_m": None}
 """The event columns of a row of land cover."""
@@ -38,6 +42,8 @@ class EventMap:
     """What it covers: polygons, EPSG:4326, edges densified."""
     analysed: shapely.Geometry | None
     """The extent that was looked at, likewise."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the reading of its files."""
 
 
 def params(region: Region, *keys: str) -> list[dict[str, Any]]:
@@ -53,10 +59,17 @@ def params(region: Region, *keys: str) -> list[dict[str, Any]]:
 
 def files(region: Region, *keys: str) -> list[Path]:
     """The files that these keys of the events name. Files of the sample world are decided by its version."""
+    from pipeline.cems_package import watched
     from pipeline.vector import with_siblings
 
-    hrefs = [href for event in region.events for key in keys if (href := getattr(event, key))]
-    return [p for href in hrefs if not href.startswith(sandbox.SCHEME) for p in with_siblings(region.relative(href))]
+    found: list[Path] = []
+    for event in region.events:
+        for key in keys:
+            href = getattr(event, key)
+            if href and not href.startswith(sandbox.SCHEME):
+                is_package = event.source == "cems" and key == "href"
+                found += (watched if is_package else with_siblings)(region.relative(href))
+    return found
 
 
 def load_events(region: Region, extents: bool = True) -> list[EventMap]:
@@ -76,7 +89,7 @@ def _load(region: Region, k: int, use: Event, extents: bool) -> list[EventMap]:
             raise AssertionError(f"the reader of {use.source} gave no start")
         name = f"{use.id}{PART}{area.part}" if area.part else use.id
         event = CrisisEvent(name, use.kind, start, use.effect_days, use.min_event_share)
-        found.append(EventMap(use, event, area.shape, area.analysed))
+        found.append(EventMap(use, event, area.shape, area.analysed, area.notes))
     return found
 
 

@@ -41,6 +41,10 @@ class LabelUse(Manifest):
 
 EFFECT_DAYS = {"flood": 20, "fire": 180, "earthquake": 90}
 """How long each kind can be seen, where the manifest does not say."""
+EVENT_LICENCES = {
+    "cems": "Copernicus Emergency Management Service, free and open, cite the source",
+}
+"""Of what publishers of event maps give, where the manifest does not say."""
 MOST_DAYS = 3650
 """Ten years: nothing is seen longer, and dates stay those of a calendar."""
 
@@ -52,13 +56,14 @@ class Event(Manifest):
     """Goes into tables and into the role of chips. Default: from the file's name."""
     kind: Literal["flood", "fire", "earthquake"]
     source: Literal["cems", "geojson", "shakemap", "effis"]
-    """geojson: any vector file of polygons."""
+    """geojson: any vector file of polygons. cems: a Copernicus EMS Rapid Mapping package, a folder or a zip."""
     href: str
     analysed: str | None = None
     """Vector file of the extent that was looked at. What is not wholly inside it is unknown, up to 100 km from the
     event's geometry and 10 km from the extent; farther away the event is absent. Without it: unknown up to 10 km."""
     start: dt.date | None = None
-    """First day, UTC. None: the file's features say it in a property `start` or `date`."""
+    """First day, UTC. None: the file's features say it in a property `start` or `date`; a package in the file of its
+    activation (`eventTime`)."""
     effect_days: int = Field(default=0, ge=1, le=MOST_DAYS)
     min_event_share: float = Field(default=0.05, gt=0, le=1)
     before: int = Field(default=1, ge=0)
@@ -76,6 +81,8 @@ class Event(Manifest):
         given: dict[str, Any] = {"id": slug(Path(data["href"]).stem)} if isinstance(data.get("href"), str) else {}
         if data.get("kind") in EFFECT_DAYS:
             given["effect_days"] = EFFECT_DAYS[data["kind"]]
+        if data.get("source") in EVENT_LICENCES:
+            given["licence"] = EVENT_LICENCES[data["source"]]
         return {**given, **data}
 
     @field_validator("id")
@@ -280,7 +287,7 @@ def _check_label(path: Path, k: int, use: LabelUse, source: Source) -> None:
 
 def _check_event(region: Region, k: int, event: Event) -> None:
     where = f"{region.path}, key 'events[{k}]' ({event.id})"
-    if event.source != "geojson":
+    if event.source not in ("cems", "geojson"):
         raise Problem(
             f"this version does not read event packages of source '{event.source}'",
             where=where,
@@ -288,9 +295,18 @@ def _check_event(region: Region, k: int, event: Event) -> None:
         )
     # A file of the sample world is there once the world is.
     for key, href in (("href", event.href), ("analysed", event.analysed)):
-        if href and not href.startswith(SCHEME) and not region.relative(href).is_file():
-            raise Problem(
-                f"there is no event file {region.relative(href)}",
-                where=where,
-                fix=f"check {key}; it is relative to the manifest's folder",
+        path = region.relative(href) if href else None
+        if path is None or str(href).startswith(SCHEME):
+            continue
+        is_package = event.source == "cems" and key == "href"
+        if is_package and path.is_file() and path.suffix.lower() != ".zip":
+            fix = (
+                "name the folder that it lies in, with its other layers; or read this file alone as source = 'geojson'"
             )
+            raise Problem(
+                f"{path.name} is no package of Rapid Mapping, which is a folder or a .zip", where=where, fix=fix
+            )
+        if not (path.exists() if is_package else path.is_file()):
+            what = "event package" if is_package else "event file"
+            fix = f"check {key}; it is relative to the manifest's folder"
+            raise Problem(f"there is no {what} {path}", where=where, fix=fix)
