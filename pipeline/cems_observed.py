@@ -159,5 +159,6 @@ def _check_words(words: np.ndarray, known: tuple[str, ...], column: str, layer: 
     if unknown:
         what = f"{layer.told} has {column} '{unknown[0]}', and what that means is not known here"
         told = ", ".join(f"'{word}'" for word in known if word)
-        fix = f"known: {told}; give the polygons that you take for the event as source = 'geojson', or write to us"
+        fix = f"known: {told}; add the word to pipeline/cems_observed.py, where its meaning is written in the manual, "
+        fix += "or give the polygons that you take for the event as source = 'geojson'"
         raise Problem(what, where=where, fix=fix)
