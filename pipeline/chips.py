@@ -78,7 +78,7 @@ class Hit:
 
 def params(region: Region) -> dict[str, Any]:
     imagery = [use.model_dump(mode="json") for use in region.imagery]
-    keys = ("source", "href", "start", "effect_days", "min_event_share", "before", "before_days", "after")
+    keys = ("kind", "source", "href", "start", "effect_days", "min_event_share", "before", "before_days", "after")
     return {
         "imagery": imagery,
         "max_cloud": region.max_cloud,
