@@ -13,6 +13,7 @@ from harmonize.problem import Problem
 from pipeline.cems_names import Product
 from pipeline.cems_observed import area_in_degrees, words_of
 from pipeline.cems_package import Package, read_layer, read_table
+from pipeline.shapes import polygons_of, union_of
 
 if TYPE_CHECKING:
     import shapely
@@ -83,7 +84,7 @@ def looked_at(product: Product, images: Images | None, where: str) -> tuple[shap
         unseen.append(area_in_degrees(read_layer(layer, where), layer, where))
     # An empty layer says nothing, where a package has one at all.
     extents = [extent for extent in seen if not extent.is_empty]
-    return (shapely.intersection_all(extents) if extents else None), shapely.union_all(unseen)
+    return (polygons_of(shapely.intersection_all(extents)) if extents else None), union_of(unseen)
 
 
 def _after(sources: list[str], images: Images | None, out: np.ndarray) -> np.ndarray:

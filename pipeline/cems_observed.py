@@ -18,7 +18,7 @@ from pipeline.cems_names import Layer, Product
 from pipeline.cems_package import read_layer
 from pipeline.event_area import check_degrees
 from pipeline.grid import zone_of
-from pipeline.shapes import degrees_of
+from pipeline.shapes import degrees_of, union_of
 
 if TYPE_CHECKING:
     import geopandas
@@ -151,7 +151,7 @@ def _around(frame: geopandas.GeoDataFrame, layer: Layer, where: str) -> shapely.
     for epsg in sorted(set(zones.tolist())):
         metres = shapes[zones == epsg].to_crs(epsg)
         around.append(degrees_of(metres.buffer(DAMAGE_RADIUS_M).to_frame("geometry").set_geometry("geometry")))
-    return shapely.union_all(around)
+    return union_of(around)
 
 
 def _check_words(words: np.ndarray, known: tuple[str, ...], column: str, layer: Layer, where: str) -> None:

@@ -20,6 +20,7 @@ from pipeline.cems_observed import EVENT_TYPES, Observed, observe
 from pipeline.cems_package import Package, open_package
 from pipeline.event_area import EventArea, area_of
 from pipeline.region import Event, Region
+from pipeline.shapes import polygons_of, union_of
 
 if TYPE_CHECKING:
     import shapely
@@ -34,14 +35,12 @@ def read_cems(use: Event, region: Region, where: str, extents: bool) -> list[Eve
     Raises Problem where the package has no event of the manifest's kind, or says no first day and neither does the
     manifest.
     """
-    import shapely
-
     path = region.relative(use.href)
     with tempfile.TemporaryDirectory(prefix="closp-cems-") as folder:
         package = open_package(path, Path(folder), where)
         observed = [(product, observe(product, use.kind, where)) for product in package.products]
         _check_kind(use, path, package, [o for _, o in observed], where)
-        shape = shapely.union_all([area for _, o in observed for area in o.seen])
+        shape = union_of([area for _, o in observed for area in o.seen])
         if shape.is_empty:
             raise _nothing_seen(use, path, package, where)
         start = first_day(use.start, package, where)
@@ -58,8 +57,6 @@ def _analysed(observed: list[tuple[Product, Observed]], where: str) -> shapely.G
     """What was looked at for this kind of event; None where no product says."""
     import shapely
 
-    from pipeline.shapes import polygons_of
-
     seen, unseen = [], []
     for product, said in observed:
         if not said.speaks:
@@ -69,7 +66,7 @@ def _analysed(observed: list[tuple[Product, Observed]], where: str) -> shapely.G
         unseen += [out, *said.doubt]
     if not seen:
         return None
-    return polygons_of(shapely.difference(shapely.union_all(seen), shapely.union_all(unseen)))
+    return polygons_of(shapely.difference(union_of(seen), union_of(unseen)))
 
 
 def _check_kind(use: Event, path: Path, package: Package, observed: list[Observed], where: str) -> None:

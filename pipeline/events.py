@@ -89,7 +89,7 @@ def _load(region: Region, k: int, use: Event, extents: bool) -> list[EventMap]:
             raise AssertionError(f"the reader of {use.source} gave no start")
         name = f"{use.id}{PART}{area.part}" if area.part else use.id
         event = CrisisEvent(name, use.kind, start, use.effect_days, use.min_event_share)
-        found.append(EventMap(use, event, area.shape, area.analysed, area.notes))
+        found.append(EventMap(use, event, area.shape, area.analysed, notes=area.notes))
     return found
 
 

@@ -15,10 +15,15 @@ from cems_packages import AREA, DEL, SCENE, START, WET, event, product, read, sa
 from pyproj import Geod
 from shapely import affinity
 
+from harmonize.events import CrisisEvent, judge
 from harmonize.problem import Problem
 from pipeline.cems_images import image_time
 from pipeline.cems_names import parse_layer
 from pipeline.cems_observed import DAMAGE_RADIUS_M
+from pipeline.events import EventMap, touches
+from pipeline.grid import cells_of
+from pipeline.region import Event
+from pipeline.shapes import squares_of
 
 EAST = affinity.translate(WET, 0.05)
 """A second place in the image."""
@@ -272,6 +277,19 @@ def test_another_kind_of_event(tmp_path: Path) -> None:
     write(tmp_path / "x" / f"{DEL}_builtUpP_v1.shp", graded("Damaged", points=True))
     with pytest.raises(Problem, match="shows no earthquake"):
         read(tmp_path / "x", "earthquake")
+
+
+def test_nothing_left_to_look_at(tmp_path: Path) -> None:
+    """All under cloud: every cell in reach is unknown, but what was seen all the same."""
+    found = read(product(tmp_path / "x", notAnalysedA=[(AREA.buffer(0.1), {})]))
+    assert found.analysed is not None
+    assert found.analysed.is_empty
+    flood = CrisisEvent("x", "flood", START, 20, 0.05)
+    mapped = EventMap(Event(kind="flood", source="cems", href="x"), flood, found.shape, found.analysed)
+    cells = cells_of(AREA, 120)
+    said = {judge(flood, touch, START).says for touch in touches(mapped, squares_of(cells)).values()}
+    assert said == {"positive", "unknown"}
+    assert len(touches(mapped, squares_of(cells))) == len(cells)
 
 
 @pytest.mark.parametrize("kind", ["8-Flood", "Flood", "", "5 Flood"])

@@ -194,6 +194,21 @@ def test_a_changed_package_is_read_again(tmp_path: Path) -> None:
     assert build(manifest, tmp_path / "out", "captions")[0] == "chips"
 
 
+def test_another_kind_is_another_area(tmp_path: Path) -> None:
+    """Of a package of two kinds; the days of its effect are the same."""
+    world = own_world(tmp_path, "EMSR884", effect_days=30)
+    own_package(world, tmp_path / "EMSR884")
+    burnt = geopandas.GeoSeries([cell_box(2, 2)], crs=world.epsg).to_crs(4326).iloc[0]
+    other = f"{DEL.replace('AOI01', 'AOI02')}_observedEventA_v1.shp"
+    write(tmp_path / "EMSR884" / other, [event(burnt, "Burnt area", "8-Wildfire")])
+    manifest = world.write()
+    build(manifest, tmp_path / "out", "labels")
+    manifest.write_text(manifest.read_text().replace('kind = "flood"', 'kind = "fire"'))
+    assert build(manifest, tmp_path / "out", "labels")[0] == "chips"
+    covered = {r["cell"] for r in table(tmp_path / "out/tiny", "labels") if r["event"] and r["share"] > 0.9}
+    assert covered == {name(2, 2)}
+
+
 def test_packages_that_are_not_there(tmp_path: Path) -> None:
     world = own_world(tmp_path, "EMSR884")
     code, said = cli("build", str(world.write()), "--out", str(tmp_path / "out"))
