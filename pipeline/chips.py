@@ -78,7 +78,7 @@ class Hit:
 
 def params(region: Region) -> dict[str, Any]:
     imagery = [use.model_dump(mode="json") for use in region.imagery]
-    files, seen = ("source", "href", "damage", "mmi"), ("start", "effect_days", "min_event_share")
+    files, seen = ("kind", "source", "href", "damage", "mmi"), ("start", "effect_days", "min_event_share")
     keys = (*files, *seen, "before", "before_days", "after")
     return {
         "imagery": imagery,
@@ -113,12 +113,12 @@ def _hits(region: Region, cells: list[str]) -> tuple[dict[str, list[Hit]], list[
     hits: dict[str, list[Hit]] = defaultdict(list)
     notes: list[str] = []
     zones = squares_of([parse_cell(name) for name in cells])
-    told: dict[str, list[tuple[CrisisEvent, list[float]]]] = {use.id: [] for use in region.events}
+    told: dict[str, list[tuple[events.EventMap, list[float]]]] = {use.id: [] for use in region.events}
     for mapped in events.load_events(region, extents=False):
         found = events.shares(mapped, zones)
         for cell, share in found.items():
             hits[cell.name].append(Hit(mapped.event, mapped.use, share))
-        told[mapped.use.id].append((mapped.event, list(found.values())))
+        told[mapped.use.id].append((mapped, list(found.values())))
     for use in region.events:
         notes += events.notes_on(use, told[use.id], region)
     return hits, notes

@@ -30,6 +30,8 @@ class EventArea:
     unseen: shapely.Geometry | None = None
     """The ground that may be hit and that nobody looked at, likewise, where that is bounded, as shaking bounds damage:
     all other ground is known, near or far, and `analysed` is None."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the reading: what was left out, and why."""
 
 
 def area_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> shapely.Geometry:

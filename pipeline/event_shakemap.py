@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from harmonize.problem import Problem
 from pipeline.contours import UnclearContours, ground_above
 from pipeline.event_area import EventArea, area_of, check_degrees
+from pipeline.event_cems import read_cems
 from pipeline.event_dates import utc_day
 from pipeline.event_geojson import read_geojson
 from pipeline.region import MMI, Event, Region
@@ -43,20 +44,22 @@ def read_shakemap(use: Event, region: Region, where: str, extents: bool) -> list
     The day is the manifest's, else that of the earthquake in the file or beside it (ORIGINS).
     Raises Problem where there is none, or no contour of the manifest's `mmi`.
     """
+    import shapely
+
     path = region.relative(use.href)
     start = use.start or _origin_day(path, where)
     if use.damage is None:
         shaken = _shaken(path, use.mmi or MMI, where)
         return [EventArea(shaken, _analysed(use, region, where) if extents else None, start)]
-    seen, looked_at = _damage(use, region, where, extents, start)
+    areas = _damage(use, region, where, extents, start)
+    seen = shapely.union_all([area.shape for area in areas])
+    notes = tuple(note for area in areas for note in area.notes)
     if not extents:
-        return [EventArea(seen, None, start)]
-    import shapely
-
+        return [EventArea(seen, None, start, notes=notes)]
     # Damage that was seen was looked at, also where no extent is told.
-    known = seen if looked_at is None else shapely.union(looked_at, seen)
+    known = shapely.union_all([seen, *(area.analysed for area in areas if area.analysed is not None)])
     unseen = shapely.difference(_shaken(path, use.mmi or MMI, where), known)
-    return [EventArea(seen, None, start, unseen=unseen)]
+    return [EventArea(seen, None, start, unseen=unseen, notes=notes)]
 
 
 def origin_files(path: Path) -> list[Path]:
@@ -73,26 +76,18 @@ def _analysed(use: Event, region: Region, where: str) -> shapely.Geometry | None
     return area_of(read_vector(extent, where), extent, where)
 
 
-def _damage(
-    use: Event, region: Region, where: str, extents: bool, start: dt.date
-) -> tuple[shapely.Geometry, shapely.Geometry | None]:
+def _damage(use: Event, region: Region, where: str, extents: bool, start: dt.date) -> list[EventArea]:
     """What was damaged, and what was looked at."""
-    import shapely
-
-    path = region.relative(use.damage or "")
-    package = path.is_dir() or path.suffix.lower() == ".zip"
+    package = is_package(region.relative(use.damage or ""))
     # The earthquake's day: a package's own is that of its activation or of an image.
     keys: dict[str, Any] = {"source": "cems" if package else "geojson", "href": use.damage, "start": start}
     inner = use.model_copy(update=keys | {"damage": None, "mmi": None})
-    if package:
-        from pipeline.event_cems import read_cems
+    return (read_cems if package else read_geojson)(inner, region, where, extents)
 
-        areas = read_cems(inner, region, where, extents)
-    else:
-        areas = read_geojson(inner, region, where, extents)
-    told = [area.analysed for area in areas if area.analysed is not None]
-    shape = shapely.union_all([area.shape for area in areas])
-    return shape, shapely.union_all(told) if told else None
+
+def is_package(path: Path) -> bool:
+    """Whether damage is a package of Copernicus EMS rather than a vector file."""
+    return path.is_dir() or path.suffix.lower() == ".zip"
 
 
 def _shaken(path: Path, level: float, where: str) -> shapely.Geometry:

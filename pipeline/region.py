@@ -43,8 +43,12 @@ EFFECT_DAYS = {"flood": 20, "fire": 180, "earthquake": 90}
 """How long each kind can be seen, where the manifest does not say."""
 KIND_OF_SOURCE = {"effis": "fire", "shakemap": "earthquake"}
 """Sources that know one kind only."""
-LICENCES = {"effis": "EFFIS / Copernicus EMS, free with attribution", "shakemap": "USGS, public domain"}
-"""Of the files of each source, where the manifest does not say."""
+EVENT_LICENCES = {
+    "cems": "Copernicus Emergency Management Service, free and open, cite the source",
+    "effis": "EFFIS / Copernicus EMS, free with attribution",
+    "shakemap": "USGS, public domain",
+}
+"""Of what publishers of event maps give, where the manifest does not say."""
 MMI = 7.0
 """Modified Mercalli intensity from which a ShakeMap counts as an event: VII, "very strong shaking, moderate damage"
 (USGS, ShakeMap scale of Worden et al. 2012); at VI damage is light."""
@@ -59,8 +63,8 @@ class Event(Manifest):
     """Goes into tables and into the role of chips. Default: from the file's name."""
     kind: Literal["flood", "fire", "earthquake"]
     source: Literal["cems", "geojson", "shakemap", "effis"]
-    """geojson: any vector file of polygons. effis: burnt areas, one event per fire near the region. shakemap: contours
-    of shaking intensity (cont_mmi.json)."""
+    """geojson: any vector file of polygons. cems: a Copernicus EMS Rapid Mapping package, a folder or a zip. effis:
+    burnt areas, one event per fire near the region. shakemap: contours of shaking intensity (cont_mmi.json)."""
     href: str
     analysed: str | None = None
     """Vector file of the extent that was looked at. What is not wholly inside it is unknown, up to 100 km from the
@@ -71,7 +75,8 @@ class Event(Manifest):
     mmi: float | None = Field(default=None, ge=1, le=12)
     """For a shakemap: the intensity from which ground counts as shaken; one of the contours of the file."""
     start: dt.date | None = None
-    """First day, UTC. None: the file's features say it in a property `start` or `date`."""
+    """First day, UTC. None: the file's features say it in a property `start` or `date`; a package in the file of its
+    activation (`eventTime`)."""
     effect_days: int = Field(default=0, ge=1, le=MOST_DAYS)
     min_event_share: float = Field(default=0.05, gt=0, le=1)
     before: int = Field(default=1, ge=0)
@@ -89,8 +94,8 @@ class Event(Manifest):
         given: dict[str, Any] = {"id": slug(Path(data["href"]).stem)} if isinstance(data.get("href"), str) else {}
         if data.get("kind") in EFFECT_DAYS:
             given["effect_days"] = EFFECT_DAYS[data["kind"]]
-        if data.get("source") in LICENCES:
-            given["licence"] = LICENCES[data["source"]]
+        if data.get("source") in EVENT_LICENCES:
+            given["licence"] = EVENT_LICENCES[data["source"]]
         if data.get("source") == "shakemap":
             given["mmi"] = MMI
         return {**given, **data}
@@ -307,19 +312,21 @@ def _check_label(path: Path, k: int, use: LabelUse, source: Source) -> None:
 
 def _check_event(region: Region, k: int, event: Event) -> None:
     where = f"{region.path}, key 'events[{k}]' ({event.id})"
-    if event.source == "cems":
-        raise Problem(
-            f"this version does not read event packages of source '{event.source}'",
-            where=where,
-            fix="use source = 'geojson' with a vector file of the event's area (.geojson, .gpkg, .shp), and give start",
-        )
-    # A file of the sample world is there once the world is.
     for key, href in (("href", event.href), ("analysed", event.analysed), ("damage", event.damage)):
-        if key == "damage" and href and region.relative(href).is_dir():
-            continue  # a package
-        if href and not href.startswith(SCHEME) and not region.relative(href).is_file():
-            raise Problem(
-                f"there is no event file {region.relative(href)}",
-                where=where,
-                fix=f"check {key}; it is relative to the manifest's folder",
+        # A file of the sample world is there once the world is.
+        if not href or href.startswith(SCHEME):
+            continue
+        path = region.relative(href)
+        is_package = event.source == "cems" and key == "href"
+        if is_package and path.is_file() and path.suffix.lower() != ".zip":
+            fix = (
+                "name the folder that it lies in, with its other layers; or read this file alone as source = 'geojson'"
             )
+            raise Problem(
+                f"{path.name} is no package of Rapid Mapping, which is a folder or a .zip", where=where, fix=fix
+            )
+        may_be_folder = is_package or key == "damage"
+        if not (path.exists() if may_be_folder else path.is_file()):
+            what = "event package" if is_package else "event file"
+            fix = f"check {key}; it is relative to the manifest's folder"
+            raise Problem(f"there is no {what} {path}", where=where, fix=fix)

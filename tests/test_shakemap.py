@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import sys
-import types
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import shapely
+from cems_packages import product, zipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import affinity
@@ -390,26 +390,36 @@ def test_far_shaken_ground_is_unknown_too_and_what_is_farther_is_no_matter(tmp_p
     assert touches(mapped, squares_of(beyond)) == {}, "no rows for ground that is none of the event's"
 
 
-def test_the_damage_may_be_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder goes to the reader of packages, with the earthquake's own day."""
-    asked = []
-
-    def read_cems(use: Any, region: Any, where: str, extents: bool) -> list[events.EventArea]:
-        asked.append((use.source, use.href, use.start, use.damage, use.mmi, extents))
-        west, east = affinity.translate(TOWN, -0.005), affinity.translate(TOWN, 0.005)
-        return [
-            events.EventArea(west, west.buffer(0.01), part="a"),
-            events.EventArea(east, east.buffer(0.01), part="b"),
-        ]
-
-    monkeypatch.setitem(sys.modules, "pipeline.event_cems", types.SimpleNamespace(read_cems=read_cems))
-    monkeypatch.setattr(events, "EventArea", __import__("pipeline.event_area", fromlist=["x"]).EventArea, raising=False)
-    (tmp_path / "EMSR9").mkdir()
-    mapped = one(shakemap(world_of(tmp_path), damage="EMSR9"))
-    assert asked == [("cems", "EMSR9", dt.date(2020, 6, 10), None, None, True)]
-    assert mapped.shape.area == pytest.approx(0.03 * 0.02)
-    assert mapped.unseen.area == pytest.approx(np.pi * 0.05**2 - 0.05 * 0.04 + (4 - np.pi) * 0.01**2, rel=0.01)
-    assert load_events(load_region(tmp_path / "tiny.toml"), extents=False)[0].unseen is None
+@pytest.mark.parametrize("suffix", ["", ".zip"])
+def test_the_damage_may_be_a_package(tmp_path: Path, suffix: str) -> None:
+    """Two buildings destroyed and possibly damaged, in the area of interest of a grading product, all of it shaken."""
+    world = world_of(tmp_path)
+    seen = affinity.translate(TOWN, -0.005)
+    hurt, doubt = (shapely.Point(AT.x + k, AT.y) for k in (-0.004, 0.004))
+    folder = product(
+        tmp_path / "EMSR9",
+        "EMSR9_AOI01_GRA_PRODUCT",
+        observedEventA=None,
+        builtUpP=[(hurt, {"damage_gra": "Destroyed"}), (doubt, {"damage_gra": "Possibly damaged"})],
+        areaOfInterestA=[(seen, {"name": "x"})],
+        imageFootprintA=[(AT.buffer(1), {"obj_type": "Image Footprint", "or_src_id": 2})],
+    )
+    if suffix:
+        zipped(folder, tmp_path / f"EMSR9{suffix}")
+        shutil.rmtree(folder)
+    manifest = shakemap(world, damage=f"EMSR9{suffix}")
+    mapped = one(manifest)
+    assert mapped.event.start == dt.date(2020, 6, 10), "the earthquake's day, not the package's"
+    assert shapely.contains(mapped.shape, hurt)
+    assert mapped.shape.area < 1e-5, "buildings, not all that was shaken"
+    assert shapely.contains(mapped.unseen, doubt)
+    assert mapped.unseen.area == pytest.approx(np.pi * 0.05**2 - seen.area, rel=0.01)
+    assert "possibly damaged" in " ".join(mapped.notes)
+    region = load_region(manifest)
+    assert load_events(region, extents=False)[0].unseen is None
+    watched = events.files(region, "href", "damage")
+    assert tmp_path / "cont_mmi.json" in watched
+    assert any("EMSR9" in str(path) for path in watched)
 
 
 def test_damage_and_threshold_decide_the_stages(tmp_path: Path) -> None:
