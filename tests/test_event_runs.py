@@ -141,7 +141,8 @@ def test_crisis_bits(ran: Path) -> None:
     label = next(x for x in flooded["labels"] if x["name"] == "flooded area")
     assert (label["share"], label["source"]) == (pytest.approx(0.5, abs=1e-4), "river")
     assert flooded["caption_paper"] == "water. flooded area"
-    assert flooded["caption_rich"].endswith("almost entirely water. It shows a flooded area.")
+    assert "almost entirely water" in flooded["caption_rich"].lower()
+    assert "flooded area" in flooded["caption_rich"].lower()
     told = next(e for e in json.loads(flooded["evidence"]) if "event" in e)
     assert told == {
         "event": "river",
@@ -325,7 +326,7 @@ def test_two_kinds_of_event_on_one_cell(tmp_path: Path) -> None:
     }
     assert mine["06-12"]["caption_paper"] == "water. flooded area. burned area"
     assert mine["06-12"]["events"] == ["burn", "river"]
-    assert mine["06-12"]["caption_rich"].endswith("It shows a flooded area and a burned area.")
+    assert all(crisis in mine["06-12"]["caption_rich"].lower() for crisis in ("flooded area", "burned area"))
     assert mine["07-25"]["events"] == ["burn"]
     assert (bit(mine["07-25"]), bit(mine["07-25"], "earthquake damage")) == ("negative", "negative")
     assert chips[mine["06-12"]["chip_id"]]["role"] == "best after:burn after:river"

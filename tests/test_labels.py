@@ -1,11 +1,8 @@
-"""Labels: area shares against exact geometry, the rules of precedence, label sets, captions and splits."""
+"""Labels: area shares against exact geometry, the rules of precedence, label sets and splits."""
 
 from __future__ import annotations
 
 import datetime as dt
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import geopandas
@@ -17,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import World
 
-from harmonize.captions import paper_text, season, write_caption
 from harmonize.crosswalk import parse_crosswalk
 from harmonize.labelset import Evidence, combine
 from harmonize.splits import SplitShares, block_of, spatial_split, stratified_split, unit_interval
@@ -151,42 +147,6 @@ def test_all_corine_codes_are_mapped_as_published() -> None:
             assert crosswalk.classify(code) == mapping[spelled.get(name, name)]
     world_cover = parse_crosswalk((ROOT / "manifests/labels/dynamic-world.csv").read_text(), "dynamic-world.csv")
     assert [world_cover.classify(str(k)) for k in range(9)] == list(CLASSES[:9])
-
-
-def test_captions() -> None:
-    labels = combine([says("a", {"crops": 0.6, "water": 0.08, "trees": 0.3, "built": 0.02})], ["a"], DAY, 0.05)
-    caption = write_caption(labels, "s1", DAY, -20.0)
-    assert caption.paper == "water. trees. crops"
-    assert caption.rich == "Sentinel-1 radar image, winter 2020: mostly crops, a good part trees and a little water."
-    assert write_caption(labels, "s2", DAY, 20.0).rich.startswith("Sentinel-2 optical image, summer 2020: mostly crops")
-    assert paper_text(["crops", "water"]) == "water. crops"
-    assert [season(dt.date(2020, m, 1), 1) for m in (1, 4, 7, 10, 12)] == [
-        "winter",
-        "spring",
-        "summer",
-        "autumn",
-        "winter",
-    ]
-
-
-def test_captions_do_not_depend_on_the_hash_seed() -> None:
-    code = (
-        "import datetime as d; from harmonize.labelset import *; from harmonize.captions import *;"
-        "s=combine([Evidence('a',None,{'crops':.4,'water':.2,'trees':.2,'built':.2})],['a'],d.date(2020,6,1),.05);"
-        "c=write_caption(s,'s2',d.date(2020,6,1),45.); print(c.paper, c.rich)"
-    )
-    said = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("0", "1", "4711")
-    }
-    assert len(said) == 1
 
 
 SHARES = SplitShares(0.7, 0.1, 0.2)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib
-import importlib.util
 import itertools
 import json
 import time
@@ -19,13 +17,14 @@ import pytrec_eval
 from commands import run
 from fake_shards import write_fake_shards
 
-from harmonize.captions import SENSOR_WORDS
 from harmonize.problem import Problem
 from harmonize.qrels import qrels
 from harmonize.queries import SENSORS, UNJUDGED, DistinctLabels, Query, grades_of
 from harmonize.query_families import BEYOND, FAMILIES, FEW_WITH, PARAPHRASES, all_queries, choose_queries
 from harmonize.query_file import QUERIES_VERSION, corpus_digest, queries_record, read_queries
+from harmonize.views import SYNONYMS
 from harmonize.vocabulary import ALL_MASK, BIT, CLASSES, mask_of
+from harmonize.wording import IMAGES
 from pipeline import sample as contract
 from train.corpus import Corpus, class_scores
 from train.metrics import measures, ranking, tie_break
@@ -199,23 +198,11 @@ def test_a_change_of_queries_raises_their_version() -> None:
     assert (QUERIES_VERSION, hashlib.sha256(said.encode()).hexdigest()[:16]) == (1, "606430770023a218")
 
 
-KNOWN_SYNONYMS = (
-    "open water", "a water body", "woodland", "tree cover", "grassland", "meadow", "wetland vegetation", "marshland",
-    "cropland", "farmed fields", "shrubland", "scrubland", "built-up area", "buildings and roads", "bare ground",
-    "bare soil and rock", "snow cover", "ice and snow", "flood water", "inundated land", "burnt land", "a fire scar",
-    "damage from an earthquake", "quake damage",
-)  # fmt: skip
-"""Words for classes that training texts use."""
-
-
 def test_paraphrases_are_no_words_of_training() -> None:
     assert list(PARAPHRASES) == list(CLASSES)
     held = [text for texts in PARAPHRASES.values() for text in texts]
     assert len(held) == len(set(held)) >= 24
-    training = {*KNOWN_SYNONYMS, *CLASSES, *SENSOR_WORDS.values()}
-    if importlib.util.find_spec("harmonize.views"):
-        synonyms = importlib.import_module("harmonize.views").SYNONYMS
-        training |= {text for texts in synonyms.values() for text in texts}
+    training = {*CLASSES, *IMAGES.values(), *(text for texts in SYNONYMS.values() for text in texts)}
     for text in held:
         assert text == text.lower()
         assert not [word for word in training if f" {word} " in f" {text} " or f" {text} " in f" {word} "], text

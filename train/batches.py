@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from harmonize.captions import paper_text
-from harmonize.vocabulary import BIT, CLASSES, mask_of, names_of
+from harmonize.views import seed_of, subset_view, synonym_view
+from harmonize.vocabulary import BIT, CLASSES
 from pipeline.sample import SENSORS
 from train.recipe import Data
 from train.shards import Reader, Samples
@@ -122,20 +123,14 @@ class Batches:
             return [str(t) for t in full], labels
         texts, masks = [], []
         for caption, label, position in zip(full, labels, positions, strict=True):
-            text, mask = subset_view(str(caption), int(label), counter(self._seed, 3, number, int(position)))
+            where = (self._seed, 3, number, int(position))
+            if self._data.views == "synonyms":
+                text, mask = synonym_view(str(caption), int(label), seed_of(*where))
+            else:
+                text, mask = subset_view(str(caption), int(label), counter(*where))
             texts.append(text)
             masks.append(mask)
         return texts, np.array(masks, np.int64)
-
-
-def subset_view(caption: str, label_mask: int, draw: np.random.Generator) -> tuple[str, int]:
-    """A text for training and the classes it names: half of the time the caption, else some classes in random order."""
-    names = names_of(label_mask)
-    if len(names) == 0 or draw.random() < 0.5:
-        return caption, label_mask
-    size = int(draw.integers(1, len(names) + 1))
-    chosen = [names[k] for k in draw.permutation(len(names))[:size]]
-    return ". ".join(chosen), mask_of(chosen)
 
 
 def query_text(mask: int) -> str:

@@ -13,6 +13,8 @@ from harmonize.manifest import Manifest, parse, parse_toml
 from harmonize.problem import Problem, nearest
 
 Positive = Annotated[int, Field(gt=0)]
+RICH_TOKENS = 96
+"""Room for the longest rich caption (all twelve classes), start and end included; one of three classes has about 30."""
 
 
 class Vision(Manifest):
@@ -76,8 +78,9 @@ class Data(Manifest):
     batch_size: Positive = 64
     """Per sensor and step."""
     style: Literal["paper", "rich"] = "paper"
-    views: Literal["caption", "subsets"] = "subsets"
-    """caption: the chip's caption. subsets: half of the time a random part of its classes, in random order."""
+    views: Literal["caption", "subsets", "synonyms"] = "subsets"
+    """caption: the chip's caption. subsets: half of the time a random part of its classes, in random order. synonyms:
+    as subsets, and each class of the part by its name or a synonym."""
     sampling: Literal["plain", "balanced"] = "plain"
     flips: bool = True
 
@@ -134,6 +137,14 @@ class Recipe(Manifest):
         if not value or not all(c.isalnum() or c in "-_" for c in value):
             raise ValueError(f"'{value}' names a folder | use letters, digits, - and _")
         return value
+
+    @model_validator(mode="after")
+    def _whole_captions(self) -> Recipe:
+        """A text that is cut would lose classes that the losses think it names."""
+        if self.data.style == "rich" and self.text.context < RICH_TOKENS:
+            what = f"rich captions have up to {RICH_TOKENS} tokens, and text.context is {self.text.context}"
+            raise ValueError(f"{what} | set text.context = {RICH_TOKENS}")
+        return self
 
     @property
     def sha256(self) -> str:
