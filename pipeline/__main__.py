@@ -109,6 +109,26 @@ def show(
     show_chip(chip, out, netcdf, tif, png)
 
 
+@app.command()
+def gdacs(
+    file: Annotated[Path, typer.Argument(help="a saved answer of the GDACS API (geteventlist/SEARCH, GeoJSON)")],
+    region: Annotated[Path | None, typer.Option(help="say what lies in this manifest's area and period")] = None,
+    kind: Annotated[str, typer.Option(help="flood, fire or earthquake; empty: all")] = "",
+    toml: Annotated[bool, typer.Option("--toml", help="print entries for a manifest, of those near --region")] = False,
+) -> None:
+    """List the floods, fires and earthquakes of a GDACS catalogue: where and when, for choosing events of a region.
+
+    Its polygons are areas of alerts, no extents: what the ground shows must come from somewhere else.
+    """
+    from harmonize.problem import nearest
+    from pipeline.gdacs import KINDS, report
+    from pipeline.region import load_region
+
+    if kind and kind not in KINDS.values():
+        raise Problem(f"there is no kind '{kind}'", fix=nearest(kind, KINDS.values()))
+    print(report(file, load_region(region) if region else None, kind, toml))
+
+
 @app.command(name="label-map")
 def label_map(
     region: RegionArg,

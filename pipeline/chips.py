@@ -78,7 +78,8 @@ class Hit:
 
 def params(region: Region) -> dict[str, Any]:
     imagery = [use.model_dump(mode="json") for use in region.imagery]
-    keys = ("source", "href", "start", "effect_days", "min_event_share", "before", "before_days", "after")
+    files, seen = ("kind", "source", "href", "damage", "mmi"), ("start", "effect_days", "min_event_share")
+    keys = (*files, *seen, "before", "before_days", "after")
     return {
         "imagery": imagery,
         "max_cloud": region.max_cloud,
@@ -88,7 +89,7 @@ def params(region: Region) -> dict[str, Any]:
 
 
 def outside(region: Region) -> list[Path]:
-    return events.files(region, "href")
+    return events.files(region, "href", "damage")
 
 
 def choose_chips(work: Work) -> Outcome:
@@ -110,21 +111,16 @@ def choose_chips(work: Work) -> Outcome:
 def _hits(region: Region, cells: list[str]) -> tuple[dict[str, list[Hit]], list[str]]:
     """cell -> the events that cover some of it, in the manifest's order; and what a person should know of them."""
     hits: dict[str, list[Hit]] = defaultdict(list)
-    notes = []
+    notes: list[str] = []
     zones = squares_of([parse_cell(name) for name in cells])
+    told: dict[str, list[tuple[events.EventMap, list[float]]]] = {use.id: [] for use in region.events}
     for mapped in events.load_events(region, extents=False):
-        event, found = mapped.event, events.shares(mapped, zones)
+        found = events.shares(mapped, zones)
         for cell, share in found.items():
-            hits[cell.name].append(Hit(event, mapped.use, share))
-        enough = sum(share >= event.min_share for share in found.values())
-        window = f"{event.start} to {event.last}"
-        notes.append(f"event '{event.id}' ({event.kind}, {window}) covers {enough} cells, and some of {len(found)}")
-        if not found:
-            notes.append(f"warning: event '{event.id}' lies outside the cells of the region")
-        if event.start > region.end or event.last < region.start:
-            notes.append(
-                f"warning: event '{event.id}' lies outside the dates of the region, {region.start} to {region.end}"
-            )
+            hits[cell.name].append(Hit(mapped.event, mapped.use, share))
+        told[mapped.use.id].append((mapped, list(found.values())))
+    for use in region.events:
+        notes += events.notes_on(use, told[use.id], region)
     return hits, notes
 
 

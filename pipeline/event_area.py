@@ -27,6 +27,11 @@ class EventArea:
     """Its first day (UTC) as the file has it; the manifest's `start` goes before it."""
     part: str = ""
     """Tells the events of one file apart; empty where the file is one event."""
+    unseen: shapely.Geometry | None = None
+    """The ground that may be hit and that nobody looked at, likewise, where that is bounded, as shaking bounds damage:
+    all other ground is known, near or far, and `analysed` is None."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the reading: what was left out, and why."""
 
 
 def area_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> shapely.Geometry:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from harmonize.problem import Problem
 from pipeline.event_area import EventArea, area_of
+from pipeline.event_dates import utc_day
 from pipeline.region import Event, Region
 
 if TYPE_CHECKING:
     import geopandas
 
 START_FIELDS = ("start", "date")
-"""Properties of an event's features that say its first day, where the manifest does not."""
+"""Properties of an event's features that say its first day, where the manifest does not; see `utc_day`."""
 
 
 def read_geojson(use: Event, region: Region, where: str, extents: bool) -> list[EventArea]:
@@ -32,16 +33,19 @@ def read_geojson(use: Event, region: Region, where: str, extents: bool) -> list[
 
 
 def _start_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> dt.date:
-    """The one day that all features name."""
+    """The one day (UTC) that all features name."""
     field = next((name for name in START_FIELDS if name in frame.columns), None)
     fix = "add start = <first day of the event>"
     if field is None:
         raise Problem(f"the event has no start, and {path.name} has no field start or date", where=where, fix=fix)
-    said = sorted({str(value)[:10] for value in frame[field]})
+    days = [utc_day(value, field, path.name, where, fix) for value in frame[field]]
+    said = sorted({day for day in days if day})
     if len(said) > 1:
-        what = f"the features of {path.name} name several days as {field}: {', '.join(said[:4])}"
+        names = ", ".join(map(str, said[:4]))
+        raise Problem(f"the features of {path.name} name several days as {field}: {names}", where=where, fix=fix)
+    if None in days:
+        what = (
+            f"feature {days.index(None) + 1} of {path.name} has no {field}" if said else f"{path.name} has no {field}"
+        )
         raise Problem(what, where=where, fix=fix)
-    try:
-        return dt.date.fromisoformat(said[0])
-    except ValueError:
-        raise Problem(f"'{said[0]}' in the field {field} of {path.name} is no day", where=where, fix=fix) from None
+    return said[0]

@@ -12,7 +12,11 @@ import numpy as np
 from harmonize.events import NEARBY_M, REACH_M, CrisisEvent, Touch
 from harmonize.splits import block_of
 from pipeline import sandbox
+from pipeline.event_cems import read_cems
+from pipeline.event_effis import read_effis
 from pipeline.event_geojson import read_geojson
+from pipeline.event_shakemap import is_package as is_cems
+from pipeline.event_shakemap import origin_files, read_shakemap
 from pipeline.grid import FALSE_NORTHING_M, Cell, is_south, transformer, zone_of
 from pipeline.region import Event, Region
 from pipeline.shapes import Pieces, Squares, polygons_of, squares_of
@@ -22,7 +26,12 @@ if TYPE_CHECKING:
 
 PART = "."
 """Between the id of a manifest's event and that of one of several in its file: `effis-2021.7`. No id has it."""
-READERS = {"geojson": read_geojson}
+READERS = {
+    "cems": read_cems,
+    "effis": read_effis,
+    "geojson": read_geojson,
+    "shakemap": read_shakemap,
+}
 """source of the manifest -> what reads its files."""
 NOT_AN_EVENT: dict[str, Any] = {"event": None, "analysed": None, "distance_m": None}
 """The event columns of a row of land cover."""
@@ -38,14 +47,20 @@ class EventMap:
     """What it covers: polygons, EPSG:4326, edges densified."""
     analysed: shapely.Geometry | None
     """The extent that was looked at, likewise."""
+    unseen: shapely.Geometry | None = None
+    """Where what nobody looked at is bounded, that ground (EventArea.unseen)."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the reading of its files."""
 
 
 def params(region: Region, *keys: str) -> list[dict[str, Any]]:
     """What of the events decides a stage's output: these keys, and the version of the sample world they are in."""
     told = []
     for event in region.events:
-        about = event.model_dump(mode="json", include={"id", *keys})
-        if any(str(about.get(key)).startswith(sandbox.SCHEME) for key in ("href", "analysed")):
+        # These choose the fires of a file.
+        also = ("effect_days", "before_days") if event.source == "effis" else ()
+        about = event.model_dump(mode="json", include={"id", *keys, *also})
+        if any(str(about.get(key)).startswith(sandbox.SCHEME) for key in ("href", "analysed", "damage")):
             about["sandbox"] = sandbox.VERSION
         told.append(about)
     return told
@@ -53,10 +68,19 @@ def params(region: Region, *keys: str) -> list[dict[str, Any]]:
 
 def files(region: Region, *keys: str) -> list[Path]:
     """The files that these keys of the events name. Files of the sample world are decided by its version."""
+    from pipeline.cems_package import watched
     from pipeline.vector import with_siblings
 
-    hrefs = [href for event in region.events for key in keys if (href := getattr(event, key))]
-    return [p for href in hrefs if not href.startswith(sandbox.SCHEME) for p in with_siblings(region.relative(href))]
+    found: list[Path] = []
+    for event in region.events:
+        for key in keys:
+            href = getattr(event, key)
+            if href and not href.startswith(sandbox.SCHEME):
+                path = region.relative(href)
+                is_package = (event.source == "cems" and key == "href") or (key == "damage" and is_cems(path))
+                found += (watched if is_package else with_siblings)(path)
+                found += origin_files(path) if event.source == "shakemap" and key == "href" else []
+    return found
 
 
 def load_events(region: Region, extents: bool = True) -> list[EventMap]:
@@ -76,7 +100,7 @@ def _load(region: Region, k: int, use: Event, extents: bool) -> list[EventMap]:
             raise AssertionError(f"the reader of {use.source} gave no start")
         name = f"{use.id}{PART}{area.part}" if area.part else use.id
         event = CrisisEvent(name, use.kind, start, use.effect_days, use.min_event_share)
-        found.append(EventMap(use, event, area.shape, area.analysed))
+        found.append(EventMap(use, event, area.shape, area.analysed, area.unseen, area.notes))
     return found
 
 
@@ -89,16 +113,40 @@ def shares(mapped: EventMap, zones: list[Squares]) -> dict[Cell, float]:
     return found
 
 
+def notes_on(use: Event, found: list[tuple[EventMap, list[float]]], region: Region) -> list[str]:
+    """What a person should know of an entry of the manifest: its maps, each with its shares of the cells it covers.
+
+    An entry of many events (a season's fires) is told as one, else the notes would be as long as the season.
+    """
+    if not found:
+        return [f"warning: event '{use.id}': none of its file is near the region and in its dates"]
+    enough = sum(share >= mapped.event.min_share for mapped, shares in found for share in shares)
+    some = sum(len(shares) for _, shares in found)
+    first, last = min(m.event.start for m, _ in found), max(m.event.last for m, _ in found)
+    name, window = f"event '{use.id}'", f"{first} to {last}"
+    many = f"{len(found)} near the region, " if PART in found[0][0].event.id else ""
+    notes = [f"{name} ({use.kind}, {many}{window}) covers {enough} cells, and some of {some}"]
+    notes += [f"{name}: {note}" for note in dict.fromkeys(note for mapped, _ in found for note in mapped.notes)]
+    if not some:
+        notes.append(f"warning: {name} lies outside the cells of the region")
+    if first > region.end or last < region.start:
+        notes.append(f"warning: {name} lies outside the dates of the region, {region.start} to {region.end}")
+    return notes
+
+
 def touches(mapped: EventMap, zones: list[Squares]) -> dict[Cell, Touch]:
     """What the map says about every cell in the event's reach: within 10 km of its geometry; where an extent was
-    analysed, within 100 km of its geometry or 10 km of the extent, since what was not looked at is unknown.
+    analysed, within 100 km of its geometry or 10 km of the extent, since what was not looked at is unknown; where
+    what nobody looked at is bounded, within 10 km of the geometry or on that ground.
 
     Farther cells are not there: the event is none of theirs.
     """
     import shapely
 
     reach = NEARBY_M if mapped.analysed is None else REACH_M
-    bounds = tuple(shapely.total_bounds([shape for shape in (mapped.shape, mapped.analysed) if shape]).tolist())
+    bounds = tuple(
+        shapely.total_bounds([shape for shape in (mapped.shape, mapped.analysed, mapped.unseen) if shape]).tolist()
+    )
     found: dict[Cell, Touch] = {}
     for mine in _near(zones, bounds, reach):
         pieces = _pieces(mapped.shape, mine, reach)
@@ -106,7 +154,11 @@ def touches(mapped: EventMap, zones: list[Squares]) -> dict[Cell, Touch]:
         near = np.isfinite(distance)
         distance[distance > NEARBY_M] = np.inf
         inside: list[Any] = [None] * len(mine)
-        if mapped.analysed is not None:
+        if mapped.unseen is not None:
+            unseen = np.array(_shares_of(_pieces(mapped.unseen, mine, 0), mine, 4))
+            near |= unseen > 0
+            inside = (1 - unseen).round(4).tolist()
+        elif mapped.analysed is not None:
             extent = _pieces(mapped.analysed, mine, NEARBY_M)
             near |= np.isfinite(extent.distances(mine.polygons, NEARBY_M))
             # Four digits: GeoJSON has whole centimetres, and a cell is not partly outside an extent for one of them.

@@ -55,7 +55,7 @@ def params(region: Region) -> dict[str, Any]:
             use.model_dump(mode="json") | {"keys": {key: getattr(region.source(use.source), key) for key in keys}}
             for use in region.labels
         ],
-        "events": events.params(region, "kind", "source", "href", "analysed", "start"),
+        "events": events.params(region, "kind", "source", "href", "analysed", "start", "damage", "mmi"),
     } | _api_params(region)
 
 
@@ -81,7 +81,7 @@ def outside(region: Region) -> list[Path]:
             files += with_siblings(path) if path.exists() and _is_watched(str(path), region) else []
         elif source.items:
             files += catalogue_files(source, _where(region, k))
-    return files + events.files(region, "href", "analysed")
+    return files + events.files(region, "href", "analysed", "damage")
 
 
 def measure_labels(work: Work) -> Outcome:

@@ -42,6 +42,11 @@ class LabelUse(Manifest):
 
 EFFECT_DAYS = {"flood": 20, "fire": 180, "earthquake": 90}
 """How long each kind can be seen, where the manifest does not say."""
+KIND_OF_SOURCE = {"effis": "fire", "shakemap": "earthquake"}
+"""Sources that know one kind only."""
+MMI = 7.0
+"""Modified Mercalli intensity from which a ShakeMap counts as an event: VII, "very strong shaking, moderate damage"
+(USGS, ShakeMap scale of Worden et al. 2012); at VI damage is light."""
 MOST_DAYS = 3650
 """Ten years: nothing is seen longer, and dates stay those of a calendar."""
 
@@ -53,13 +58,20 @@ class Event(Manifest):
     """Goes into tables and into the role of chips. Default: from the file's name."""
     kind: Literal["flood", "fire", "earthquake"]
     source: Literal["cems", "geojson", "shakemap", "effis"]
-    """geojson: any vector file of polygons."""
+    """geojson: any vector file of polygons. cems: a Copernicus EMS Rapid Mapping package, a folder or a zip. effis:
+    burnt areas, one event per fire near the region. shakemap: contours of shaking intensity (cont_mmi.json)."""
     href: str
     analysed: str | None = None
     """Vector file of the extent that was looked at. What is not wholly inside it is unknown, up to 100 km from the
     event's geometry and 10 km from the extent; farther away the event is absent. Without it: unknown up to 10 km."""
+    damage: str | None = None
+    """For a shakemap: the damage that was seen, as a vector file of polygons or a cems package. The event is then this
+    damage, and shaken ground that nobody looked at is unknown. Without it: the event is the shaken ground."""
+    mmi: float | None = Field(default=None, ge=1, le=12)
+    """For a shakemap: the intensity from which ground counts as shaken; one of the contours of the file."""
     start: dt.date | None = None
-    """First day, UTC. None: the file's features say it in a property `start` or `date`."""
+    """First day, UTC. None: the file's features say it in a property `start` or `date`; a package in the file of its
+    activation (`eventTime`)."""
     effect_days: int = Field(default=0, ge=1, le=MOST_DAYS)
     min_event_share: float = Field(default=0.05, gt=0, le=1)
     before: int = Field(default=1, ge=0)
@@ -69,7 +81,7 @@ class Event(Manifest):
     attribution: str = ""
     """As that of a source. Default, as of the licence: what is known of the event's source."""
 
-    _plain_hrefs = field_validator("href", "analysed")(without_secrets)
+    _plain_hrefs = field_validator("href", "analysed", "damage")(without_secrets)
 
     @model_validator(mode="before")
     @classmethod
@@ -81,6 +93,8 @@ class Event(Manifest):
             given["effect_days"] = EFFECT_DAYS[data["kind"]]
         if data.get("source") in EVENT_TERMS:
             given |= EVENT_TERMS[data["source"]]
+        if data.get("source") == "shakemap":
+            given["mmi"] = MMI
         return {**given, **data}
 
     @field_validator("id")
@@ -91,6 +105,16 @@ class Event(Manifest):
                 f"'{value}' goes into names | use lower-case letters, digits, - and _: '{slug(value) or 'event-1'}'"
             )
         return value
+
+    @model_validator(mode="after")
+    def _fits_source(self) -> Event:
+        kind = KIND_OF_SOURCE.get(self.source, self.kind)
+        if self.kind != kind:
+            raise ValueError(f"kind is '{self.kind}', and '{self.source}' maps every {kind} | write kind = \"{kind}\"")
+        for key in ("mmi", "damage"):
+            if getattr(self, key) is not None and self.source != "shakemap":
+                raise ValueError(f"'{key}' is for source = 'shakemap', and this is '{self.source}' | take {key} away")
+        return self
 
 
 def slug(text: str) -> str:
@@ -227,7 +251,7 @@ class Region(Manifest):
     @property
     def worlds(self) -> list[str]:
         """Sizes of the sample worlds that anything of this region comes from."""
-        hrefs = [self.geometry, *(href for event in self.events for href in (event.href, event.analysed))]
+        hrefs = [self.geometry, *(href for event in self.events for href in (event.href, event.analysed, event.damage))]
         hrefs += [use.href for use in self.labels] + [source.href for source in self.sources.values()]
         sizes = [size_of(source.api) for source in self.sources.values()]
         return sorted({size for size in [*sizes, *map(size_named_by, hrefs)] if size})
@@ -285,17 +309,21 @@ def _check_label(path: Path, k: int, use: LabelUse, source: Source) -> None:
 
 def _check_event(region: Region, k: int, event: Event) -> None:
     where = f"{region.path}, key 'events[{k}]' ({event.id})"
-    if event.source != "geojson":
-        raise Problem(
-            f"this version does not read event packages of source '{event.source}'",
-            where=where,
-            fix="use source = 'geojson' with a vector file of the event's area (.geojson, .gpkg, .shp), and give start",
-        )
-    # A file of the sample world is there once the world is.
-    for key, href in (("href", event.href), ("analysed", event.analysed)):
-        if href and not href.startswith(SCHEME) and not region.relative(href).is_file():
-            raise Problem(
-                f"there is no event file {region.relative(href)}",
-                where=where,
-                fix=f"check {key}; it is relative to the manifest's folder",
+    for key, href in (("href", event.href), ("analysed", event.analysed), ("damage", event.damage)):
+        # A file of the sample world is there once the world is.
+        if not href or href.startswith(SCHEME):
+            continue
+        path = region.relative(href)
+        is_package = event.source == "cems" and key == "href"
+        if is_package and path.is_file() and path.suffix.lower() != ".zip":
+            fix = (
+                "name the folder that it lies in, with its other layers; or read this file alone as source = 'geojson'"
             )
+            raise Problem(
+                f"{path.name} is no package of Rapid Mapping, which is a folder or a .zip", where=where, fix=fix
+            )
+        may_be_folder = is_package or key == "damage"
+        if not (path.exists() if may_be_folder else path.is_file()):
+            what = "event package" if is_package else "event file"
+            fix = f"check {key}; it is relative to the manifest's folder"
+            raise Problem(f"there is no {what} {path}", where=where, fix=fix)

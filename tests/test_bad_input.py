@@ -110,7 +110,7 @@ CASES: dict[str, tuple[Callable[[World, Path], None], list[str]]] = {
     "no baseline": (lambda w, _: _edit_item(w, "s2:processing_baseline"), ["no s2:processing_baseline", "baseline_offset"]),
     "label file": (replace("classes.tif", "klasses.tif"), ["there is no label file", "klasses.tif", "labels[0]"]),
     "split": (replace("block_km", "train = 0.9\nval = 0.2\ntest = 0.2\nblock_km"), ["train + val + test is 1.3"]),
-    "event package": (_event(source="cems"), ["does not read event packages of source 'cems'", "events[0]", "source = 'geojson'"]),
+    "event package": (_event(source="cems", href="EMSR9"), ["there is no event package", "EMSR9", "events[0]", "check href"]),
     "event kind": (_event(kind="floods"), ["'events[0].kind'"]),
     "event key": (_event(befor=2), ["unknown key 'events[0].befor'", "did you mean 'before'"]),
     "event id": (_event(id="River Po"), ["'events[0].id'", "'River Po' goes into names", "'river-po'"]),

@@ -21,7 +21,7 @@ from harmonize.splits import block_of
 from pipeline.events import EventMap, blocks_of, load_events, shares, touches
 from pipeline.grid import Cell, cells_of, transformer
 from pipeline.region import Event, load_region
-from pipeline.shapes import PIECE_VERTICES, Pieces, degrees_of, squares_of
+from pipeline.shapes import PIECE_VERTICES, Pieces, degrees_of, squares_of, union_of
 
 CELLS = [Cell(32632, col, row) for col in range(496, 506) for row in range(4160, 4170)]
 WEST, SOUTH, EAST, NORTH = 496 * 1200, 4160 * 1200, 506 * 1200, 4170 * 1200
@@ -73,6 +73,19 @@ def test_shares_and_distances_are_exact(to: int, seed: int, vertices: int) -> No
         assert near[cell].share == found.get(cell, 0.0)
         assert near[cell].distance_m == pytest.approx(square.distance(union), abs=0.01)
         assert near[cell].analysed is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_union_is_that_of_shapely(seed: int) -> None:
+    """Many that touch nothing, some in heaps, some that share an edge or a corner only, some empty."""
+    draw = np.random.default_rng(seed)
+    x, y = np.floor(draw.uniform(0, 40, (2, 300)))
+    shapes = [*shapely.box(x, y, x + 1, y + 1), *stars(seed, 12), shapely.Polygon(), shapely.box(5, 5, 5.5, 5.5)]
+    found = union_of(shapes)
+    assert found.is_valid
+    assert found.equals(shapely.union_all(shapes))
+    assert union_of([]).is_empty
+    assert union_of([shapely.Polygon(), shapes[0]]) is shapes[0]
 
 
 def test_long_edges_are_those_of_the_file(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import geopandas
 import pytest
 import shapely
+from cems_packages import write
 from commands import run
 from conftest import ROOT
 from world import World
@@ -75,14 +76,20 @@ def test_the_event_of_an_example_region_works_once_its_files_are_there(path: Pat
     lines = ["[[events]]", *(line.removeprefix("# ") for line in table.splitlines())]
     manifest = tmp_path / path.name
     manifest.write_text("\n".join([head, *lines]))
-    with pytest.raises(Problem, match="there is no event file"):
+    with pytest.raises(Problem, match=r"there is no event (file|package)"):
         load_region(manifest)
     region = Region.model_validate(tomllib.loads(manifest.read_text()))
     middle = area_of(region).centroid
     (event,) = region.events
-    for href in filter(None, (event.href, event.analysed)):
+    if event.source == "cems":
+        said = {"flood": "5-Flood", "fire": "8-Wildfire"}[event.kind]
+        rows = [(middle.buffer(0.05), {"event_type": said, "notation": ""})]
+        write(tmp_path / event.href / f"{event.href}_AOI01_DEL_PRODUCT_observedEventA_v1.json", rows)
+    for href in filter(None, (event.href if event.source != "cems" else None, event.analysed)):
         (tmp_path / href).parent.mkdir(exist_ok=True)
-        geopandas.GeoDataFrame(geometry=[middle.buffer(0.05)], crs=4326).to_file(tmp_path / href)
+        geopandas.GeoDataFrame({"value": [event.mmi]}, geometry=[middle.buffer(0.05)], crs=4326).to_file(
+            tmp_path / href
+        )
     (mapped,) = load_events(load_region(manifest))
     assert mapped.event.start == event.start
     assert region.start < mapped.event.start < region.end
