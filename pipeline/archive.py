@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -20,6 +22,10 @@ MOST_BYTES = 8 * 2**30
 MOST_RATIO, SMALL_BYTES = 500, 64 * 2**20
 """An entry larger than SMALL_BYTES that is packed tighter is no data. Deflate ends at 1032:1, which zeros have; the
 padded text of a real .dbf has 165:1 (EMSR332, observed event)."""
+
+
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError)
+"""How zipfile ends on bytes that are not what they were; RuntimeError is also a method of packing that it lacks."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,14 @@ class Unpacker:
         named so that it would leave its folder; the entry is named.
         """
         try:
-            with zipfile.ZipFile(archive.path) as opened:
-                # All entries, wanted or not: an archive with one such entry is not what its maker made.
-                for entry in opened.infolist():
-                    self._check(entry, archive)
-                return self._unpack(opened, archive, depth)
-        except zipfile.BadZipFile as error:
+            opened = zipfile.ZipFile(archive.path)
+        except (*DAMAGE, OSError) as error:
             raise self._problem(f"cannot be read as a zip: {error}", archive, "fetch it again") from None
+        with opened:
+            # All entries, wanted or not: an archive with one such entry is not what its maker made.
+            for entry in opened.infolist():
+                self._check(entry, archive)
+            return self._unpack(opened, archive, depth)
 
     def _unpack(self, opened: zipfile.ZipFile, archive: Member, depth: int) -> list[Member]:
         folders: dict[str, Path] = {}
@@ -90,7 +97,7 @@ class Unpacker:
             # zipfile ends at the size that the entry states, and its checksum must fit then.
             with opened.open(entry) as packed, member.path.open("wb") as out:
                 shutil.copyfileobj(packed, out)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except DAMAGE as error:
             raise self._problem(f"'{entry.filename}' cannot be unpacked: {error}", archive, "fetch it again") from None
 
     def _check(self, entry: zipfile.ZipInfo, archive: Member) -> None:

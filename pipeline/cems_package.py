@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -72,12 +74,10 @@ def open_package(path: Path, into: Path, where: str) -> Package:
 def read_layer(layer: Layer, where: str) -> geopandas.GeoDataFrame:
     """Features with a geometry, in file order, fields in lower case; maybe none. No CRS is a Problem."""
     import geopandas
-    import pyogrio.errors
 
-    try:
+    with _damage_told(layer.told, where):
+        _check_count(layer)
         frame = geopandas.read_file(layer.file.path, layer=layer.inside)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
-        raise _unreadable(layer, where, error) from None
     if "geometry" not in frame.columns:
         frame = geopandas.GeoDataFrame(frame.iloc[:0], geometry=[], crs=4326)
     frame = frame.rename(columns={c: c.lower() for c in frame.columns if c != frame.geometry.name})
@@ -93,17 +93,33 @@ def read_layer(layer: Layer, where: str) -> geopandas.GeoDataFrame:
 def read_table(layer: Layer, where: str) -> pandas.DataFrame:
     """A table without geometry, fields in lower case."""
     import pyogrio
-    import pyogrio.errors
 
-    try:
+    with _damage_told(layer.told, where):
+        _check_count(layer)
         frame = pyogrio.read_dataframe(layer.file.path, layer=layer.inside, read_geometry=False)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
-        raise _unreadable(layer, where, error) from None
     return frame.rename(columns=str.lower)
 
 
-def _unreadable(layer: Layer, where: str, error: Exception) -> Problem:
-    return Problem(f"{layer.told} cannot be read: {error}", where=where, fix="fetch the package again")
+def _check_count(layer: Layer) -> None:
+    """A damaged header may tell of a thousand million records, and memory would be taken for all of them."""
+    import pyogrio
+
+    if layer.file.path.suffix.lower() in (".shp", ".dbf"):
+        count, size = pyogrio.read_info(layer.file.path)["features"], layer.file.path.stat().st_size
+        if count > size:
+            raise ValueError(f"its header tells of {count} records, and the file has {size} bytes")
+
+
+@contextlib.contextmanager
+def _damage_told(name: str, where: str) -> Iterator[None]:
+    """What GDAL and GEOS raise for a file that is no vector file, or a damaged one, as a Problem."""
+    import shapely.errors
+
+    try:
+        yield
+    except (RuntimeError, ValueError, UnboundLocalError, shapely.errors.ShapelyError) as error:
+        # RuntimeError is what GDAL says; UnboundLocalError is how pyogrio 0.13 ends on a CRS that it cannot read.
+        raise Problem(f"{name} cannot be read: {error}", where=where, fix="fetch the package again") from None
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -139,14 +155,10 @@ def _layers_of(member: Member, where: str) -> list[Layer]:
 def _layers_of_geopackage(member: Member, where: str) -> list[Layer]:
     """Its layers have the name of a file, or that of a layer alone; a single one may be called anything."""
     import pyogrio
-    import pyogrio.errors
 
     stem = member.path.stem
-    try:
+    with _damage_told(member.name, where):
         inside = [str(name) for name, _ in pyogrio.list_layers(member.path)]
-    except pyogrio.errors.DataSourceError as error:
-        fix = "fetch the package again"
-        raise Problem(f"{member.name} cannot be read: {error}", where=where, fix=fix) from None
     found = []
     for layer in inside:
         name = parse_layer(layer) or (parse_layer(stem) if len(inside) == 1 else None) or parse_layer(f"{stem}_{layer}")

@@ -125,6 +125,10 @@ def test_all_entries_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_damaged_zips(tmp_path: Path) -> None:
     path = zipped(product(tmp_path / "x"), tmp_path / "x.zip")
     whole = path.read_bytes()
+    at = whole.rindex(b"PK\1\2")
+    path.write_bytes(whole[: at + 6] + bytes([107]) + whole[at + 7 :])  # made by a version of zip that does not exist
+    with pytest.raises(Problem, match=r"x\.zip: cannot be read as a zip: zip file version 10\.7"):
+        read(path)
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(Problem, match=r"x\.zip: cannot be read as a zip"):
         read(path)

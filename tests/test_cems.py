@@ -402,6 +402,22 @@ def test_polygons_without_a_type(tmp_path: Path) -> None:
     assert "source = 'geojson'" in caught.value.fix
 
 
+@pytest.mark.filterwarnings("ignore:Non closed ring")
+@pytest.mark.parametrize("suffix", [".shp", ".dbf", ".prj"])
+def test_damaged_files(tmp_path: Path, suffix: str) -> None:
+    """A ring that is not closed, a header that tells of 2^31 records, a CRS that is none."""
+    product(tmp_path / "x")
+    source(tmp_path / "x" / f"{DEL}_source_v1.dbf", ("2", "Post-event", "03/05/2024", "05:18 UTC"))
+    layer = "source" if suffix == ".dbf" else "observedEventA"
+    path = tmp_path / "x" / f"{DEL}_{layer}_v1{suffix}"
+    data = bytearray(path.read_bytes())
+    data[{".shp": 160, ".dbf": 7, ".prj": 20}[suffix]] = 0x7F
+    path.write_bytes(data)
+    told = path.with_suffix(".shp") if suffix == ".prj" else path
+    with pytest.raises(Problem, match=f"{told.stem}{told.suffix} cannot be read"):
+        read(tmp_path / "x")
+
+
 def test_a_layer_that_is_no_vector_file(tmp_path: Path) -> None:
     product(tmp_path / "x")
     (tmp_path / "x" / f"{DEL.replace('AOI01', 'AOI02')}_observedEventA_v1.json").write_text('{"tiles": []}')
