@@ -16,8 +16,9 @@ from typing import Any
 
 from harmonize.events import CrisisEvent
 from pipeline import events, tables
+from pipeline.event import Event
 from pipeline.grid import chip_id, parse_cell, transformer
-from pipeline.region import Event, Imagery, Region
+from pipeline.region import Imagery, Region
 from pipeline.shapes import squares_of
 from pipeline.work import Outcome, Work
 

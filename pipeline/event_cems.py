@@ -18,8 +18,9 @@ from pipeline.cems_images import first_day, images_of, looked_at
 from pipeline.cems_names import Product
 from pipeline.cems_observed import EVENT_TYPES, Observed, observe
 from pipeline.cems_package import Package, open_package
+from pipeline.event import Event
 from pipeline.event_area import EventArea, area_of
-from pipeline.region import Event, Region
+from pipeline.region import Region
 from pipeline.shapes import polygons_of, union_of
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from harmonize.events import NEARBY_M
 from harmonize.problem import Problem, nearest
+from pipeline.event import Event, slug
 from pipeline.event_area import EventArea, area_of, check_degrees
 from pipeline.event_dates import utc_day
-from pipeline.region import Event, Region, slug
+from pipeline.region import Region
 
 if TYPE_CHECKING:
     import geopandas

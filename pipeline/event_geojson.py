@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harmonize.problem import Problem
+from pipeline.event import Event
 from pipeline.event_area import EventArea, area_of
 from pipeline.event_dates import utc_day
-from pipeline.region import Event, Region
+from pipeline.region import Region
 
 if TYPE_CHECKING:
     import geopandas

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from harmonize.problem import Problem
 from pipeline.contours import UnclearContours, ground_above
+from pipeline.event import MMI, Event
 from pipeline.event_area import EventArea, area_of, check_degrees
 from pipeline.event_cems import read_cems
 from pipeline.event_dates import utc_day
 from pipeline.event_geojson import read_geojson
-from pipeline.region import MMI, Event, Region
+from pipeline.region import Region
 from pipeline.shapes import degrees_of
 
 if TYPE_CHECKING:

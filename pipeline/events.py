@@ -12,13 +12,14 @@ import numpy as np
 from harmonize.events import NEARBY_M, REACH_M, CrisisEvent, Touch
 from harmonize.splits import block_of
 from pipeline import sandbox
+from pipeline.event import Event
 from pipeline.event_cems import read_cems
 from pipeline.event_effis import read_effis
 from pipeline.event_geojson import read_geojson
 from pipeline.event_shakemap import is_package as is_cems
 from pipeline.event_shakemap import origin_files, read_shakemap
 from pipeline.grid import FALSE_NORTHING_M, Cell, is_south, transformer, zone_of
-from pipeline.region import Event, Region
+from pipeline.region import Region
 from pipeline.shapes import Pieces, Squares, polygons_of, squares_of
 
 if TYPE_CHECKING:

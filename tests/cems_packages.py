@@ -13,9 +13,9 @@ import pandas
 import pyogrio
 import shapely
 
+from pipeline.event import Event
 from pipeline.event_area import EventArea
 from pipeline.event_cems import read_cems
-from pipeline.region import Event
 
 DEL = "EMSR884_AOI01_DEL_PRODUCT"
 AREA = shapely.box(11.0, 45.0, 11.2, 45.1)

@@ -26,8 +26,8 @@ from harmonize.vocabulary import CLASSES, names_of
 from pipeline import runner, stac_table, tables
 from pipeline.card import _size as size_category
 from pipeline.contents import contents_of
+from pipeline.event import Event
 from pipeline.licences import roll_up, terms_of, with_years
-from pipeline.region import Event
 
 DATES = ("2019-12-30T10:00:00Z", "2020-07-01T10:00:00Z")
 TAIL = """

@@ -20,9 +20,9 @@ from harmonize.problem import Problem
 from pipeline.cems_images import image_time
 from pipeline.cems_names import parse_layer
 from pipeline.cems_observed import DAMAGE_RADIUS_M
+from pipeline.event import Event
 from pipeline.events import EventMap, touches
 from pipeline.grid import cells_of
-from pipeline.region import Event
 from pipeline.shapes import squares_of
 
 EAST = affinity.translate(WET, 0.05)

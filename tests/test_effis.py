@@ -20,11 +20,12 @@ from harmonize.labelset import combine
 from harmonize.problem import Problem
 from harmonize.vocabulary import names_of
 from pipeline import events
+from pipeline.event import Event
 from pipeline.event_dates import utc_day
 from pipeline.events import EventMap, load_events, shares
 from pipeline.grid import cells_of
 from pipeline.place import area_of
-from pipeline.region import Event, load_region
+from pipeline.region import load_region
 from pipeline.shapes import squares_of
 
 X, Y = 600_000, 5_001_600

@@ -18,9 +18,10 @@ from world import World
 from harmonize.events import CrisisEvent, judge
 from harmonize.problem import Problem
 from harmonize.splits import block_of
+from pipeline.event import Event
 from pipeline.events import EventMap, blocks_of, load_events, shares, touches
 from pipeline.grid import Cell, cells_of, transformer
-from pipeline.region import Event, load_region
+from pipeline.region import load_region
 from pipeline.shapes import PIECE_VERTICES, Pieces, degrees_of, squares_of, union_of
 
 CELLS = [Cell(32632, col, row) for col in range(496, 506) for row in range(4160, 4170)]

@@ -23,8 +23,9 @@ from harmonize.splits import SplitShares, spatial_split
 from harmonize.vocabulary import BIT, LAND_COVER_MASK
 from pipeline import runner, sandbox
 from pipeline.chips import Hit, _choose_for_cell
+from pipeline.event import Event
 from pipeline.receipt import read_receipt
-from pipeline.region import Event, load_region
+from pipeline.region import load_region
 from pipeline.sandbox import build as sandbox_build
 from pipeline.sandbox.places import SIZES
 from pipeline.stages import STAGES

@@ -13,8 +13,8 @@ from commands import run
 from world import World
 
 from harmonize.problem import Problem
+from pipeline.event import Event
 from pipeline.gdacs import read_alerts
-from pipeline.region import Event
 
 POINT = {"type": "Point", "coordinates": [10.285, 45.155]}
 BOX = {"type": "Polygon", "coordinates": [[[10, 45], [11, 45], [11, 46], [10, 46], [10, 45]]]}
