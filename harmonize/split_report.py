@@ -131,7 +131,7 @@ def _leakage(
     """
     train, mine = split == 0, split == k
     both = {what: np.intersect1d(codes[train], codes[mine]) for what, codes in columns.items()}
-    of_events = [{name for row in np.flatnonzero(rows) for name in events[row]} for rows in (train, mine)]
+    of_events = [{name for row in np.flatnonzero(rows) for name in events[int(row)]} for rows in (train, mine)]
     leak: dict[str, Any] = {what: len(codes) for what, codes in both.items()}
     leak["events"] = sorted(of_events[0] & of_events[1])
     leak["chips_of_scenes"] = _ratio(np.isin(columns["scenes"][mine], both["scenes"]).sum(), mine.sum())
