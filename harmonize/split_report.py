@@ -55,7 +55,7 @@ def split_report(chips: SplitColumns, target: SplitShares | None = None) -> dict
     split, names = _codes(chips.split, SPLITS)
     assert len(names) == len(SPLITS), f"no such split: {', '.join(names[len(SPLITS) :])}"
     cell, cells = _codes(chips.cell)
-    first = _first_of_each(cell, len(cells))
+    first = _first_of_each(cell, np.asarray(chips.lon), np.asarray(chips.lat))
     masks = np.zeros(len(cells), np.int64)
     np.bitwise_or.at(masks, cell, np.asarray(chips.label_mask, np.int64))
     columns = {"cells": cell, "blocks": _codes(chips.block)[0], "scenes": _codes(chips.scene)[0]}
@@ -86,11 +86,11 @@ def _codes(values: Iterable[str], names: Iterable[str] = ()) -> tuple[np.ndarray
     return np.fromiter(map(numbers.__getitem__, values), np.int64, len(values)), list(numbers)
 
 
-def _first_of_each(codes: np.ndarray, n: int) -> np.ndarray:
-    """Index of a row of each code, int64 (n,)."""
-    rows = np.empty(n, np.int64)
-    rows[codes] = np.arange(len(codes))
-    return rows
+def _first_of_each(cell: np.ndarray, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """Index of one row of each cell, int64 (cells,): on the grid all are alike; of imported chips that lie differently
+    in one cell the westernmost stands for all."""
+    order = np.lexsort((lat, lon, cell))
+    return order[np.flatnonzero(np.diff(cell[order], prepend=-1))]
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from world import World
 
 from harmonize.splits import SplitShares, block_of, deal, spatial_split, stratified_split, unit_interval
-from harmonize.vocabulary import CLASSES
+from harmonize.vocabulary import CLASSES, mask_of
 
 PAPER = SplitShares(0.18, 0.02, 0.8)
 SHARES = SplitShares(0.7, 0.1, 0.2)
@@ -158,6 +160,31 @@ def test_stratified_split_is_exact_on_a_large_corpus() -> None:
     for name, share in vars(PAPER).items():
         for error, total in zip(found[name], totals, strict=True):
             assert abs(error) <= max(1.0, 0.01 * share * total)
+
+
+def test_stratified_split_of_the_real_rows(real_folder: Path) -> None:
+    """237,871 patches of BigEarthNet with 182 label sets: what the docstring of stratified_split says of them."""
+    import csv
+
+    import pyarrow.parquet as pq
+
+    crosswalk = real_folder.parent / "reference/facts/lulc_crosswalk.csv"
+    if not crosswalk.exists():
+        pytest.skip("the facts are not beside this checkout (../shared/reference/facts)")
+    with crosswalk.open() as file:
+        bits = {
+            row["name"]: mask_of([row["target_label"].lower()])
+            for row in csv.DictReader(file)
+            if row["scheme"] == "BigEarthNet-19"
+        }
+    table = pq.read_table(real_folder / "labels/bigearthnet_v2_labels_train.parquet")
+    masks = {
+        patch: functools.reduce(operator.or_, map(bits.__getitem__, names))
+        for patch, names in zip(table["patch_id"].to_pylist(), table["labels"].to_pylist(), strict=True)
+    }
+    assert (len(masks), len(set(masks.values()))) == (237_871, 182)
+    found = errors(masks, stratified_split(masks, PAPER), PAPER)
+    assert max(abs(e) for of_split in found.values() for e in of_split) <= 0.6
 
 
 def test_stratified_split_does_not_depend_on_the_process() -> None:
