@@ -15,8 +15,8 @@ SPLITS = ("train", "val", "test")
 NEAR_M = (1200.0, 5000.0)
 """Distances for which the report says how many cells have a train cell at most so far away: a default chip, 5 km."""
 TOUCH_M = 10.0
-"""Distances are good to some metres: up to one pixel counts as none, so that cells that touch are 0 m apart and cells
-with one of 1.2 km between them at most 1.2 km."""
+"""One pixel: up to so much counts as nothing. A metre of the grid is up to 0.1 % more or less than one of the ground,
+and two cells with one of 1.2 km between them are to be 1.2 km apart wherever they lie in their zone."""
 UNEVEN = 0.1
 """Relative deviation of a class's share from the corpus's that is marked for people."""
 
@@ -56,6 +56,7 @@ def split_report(chips: SplitColumns, target: SplitShares | None = None) -> dict
     assert len(names) == len(SPLITS), f"no such split: {', '.join(names[len(SPLITS) :])}"
     cell, cells = _codes(chips.cell)
     first = _first_of_each(cell, np.asarray(chips.lon), np.asarray(chips.lat))
+    sensor, sensors = _codes(chips.sensor)
     masks = np.zeros(len(cells), np.int64)
     np.bitwise_or.at(masks, cell, np.asarray(chips.label_mask, np.int64))
     columns = {"cells": cell, "blocks": _codes(chips.block)[0], "scenes": _codes(chips.scene)[0]}
@@ -64,13 +65,16 @@ def split_report(chips: SplitColumns, target: SplitShares | None = None) -> dict
     for k, name in enumerate(SPLITS):
         inside = split == k
         counts = {what: len(np.unique(codes[inside])) for what, codes in columns.items()}
-        sensors = np.asarray(chips.sensor)[inside]
         splits[name] = {
             "chips": int(inside.sum()),
             **counts,
             "held": _ratio(counts["cells"], len(cells)),
             "target": None if target is None else vars(target)[name],
-            "sensors": {str(s): int(n) for s, n in zip(*np.unique(sensors, return_counts=True), strict=True)},
+            "sensors": {
+                s: n
+                for s, j in sorted(zip(sensors, range(len(sensors)), strict=True))
+                if (n := int((inside & (sensor == j)).sum()))
+            },
             "classes": _classes(chips, inside, masks[np.unique(cell[inside])], corpus),
         }
     points = corners(chips.lon[first], chips.lat[first], chips.epsg[first], chips.side_m)
@@ -155,7 +159,7 @@ R_M = 6_371_008.8
 
 
 def corners(lon: np.ndarray, lat: np.ndarray, epsg: np.ndarray, side_m: float) -> np.ndarray:
-    """Corners of square cells in earth-centred metres (WGS84), (n, 4, 3), good to a few metres.
+    """Corners of square cells in earth-centred metres (WGS84), (n, 4, 3); of 1.2 km cells to 0.1 m.
 
     lon, lat: of the centres, degrees (n,). epsg: UTM zone of each, which says how the square is turned and scaled (grid
     convergence and point scale of the transverse Mercator on the sphere; Snyder 1987, doi:10.3133/pp1395, eq. 8-4).
@@ -205,6 +209,12 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         if leak["events"]:
             found.append(f"events in train and in {name}: {', '.join(leak['events'])}")
     return found
+
+
+def split_notes(report: dict[str, Any]) -> list[str]:
+    """The report in a few lines: chips per split, leakage, warnings."""
+    counts = ", ".join(f"{name} {split['chips']}" for name, split in report["splits"].items())
+    return [f"chips per split: {counts}", *leakage_lines(report), *(f"warning: {w}" for w in report["warnings"])]
 
 
 def report_lines(report: dict[str, Any]) -> list[str]:

@@ -68,9 +68,7 @@ def draw_map(chips: pa.Table, region: Region) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     more = f", {len(places) - len(shown)} further places not shown" if len(places) > len(shown) else ""
     blocks = f", blocks of {region.split.block_km:g} km" if region.split.method == "spatial" else ""
-    title = (
-        f"{region.name}: {region.split.method} split{blocks}, {len(kinds):,} cells{more}"
-    )
+    title = f"{region.name}: {region.split.method} split{blocks}, {len(kinds):,} cells{more}"
     _write(draw, (MARGIN, 18), title, 22)
     for k, place in enumerate(shown):
         _draw_place(draw, place, MARGIN + k % across * side, HEAD + k // across * side, side)

@@ -12,13 +12,15 @@ from harmonize.splits import SplitShares
 from pipeline import tables
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
     from pipeline.region import Region
     from pipeline.store import Store
 
 PLACE = ("chip_id", "sensor", "scene", "epsg", "lon", "lat")
-"""Columns of chips that the report and the map want beside those of captions."""
+LABELLED = ("chip_id", "cell", "block", "split", "label_mask", "known_mask", "events", "dropped")
+"""Columns of chips and of captions that the report and the map want; captions has long texts besides."""
 
 
 def report_of(chips: pa.Table, captions: pa.Table, region: Region) -> dict[str, Any]:
@@ -34,11 +36,12 @@ def report_of(chips: pa.Table, captions: pa.Table, region: Region) -> dict[str, 
 
 
 def placed(chips: pa.Table, captions: pa.Table) -> pa.Table:
-    """captions, row for row, with the columns PLACE of chips."""
+    """The columns LABELLED of captions, row for row, with PLACE of chips."""
     import pyarrow.compute as pc
 
     rows = pc.index_in(captions["chip_id"], chips["chip_id"].combine_chunks())
     assert not rows.null_count, "captions has a row for each chip and no other"
+    captions = captions.select(list(LABELLED))
     for name in PLACE[1:]:
         captions = captions.append_column(name, chips[name].take(rows))
     return captions
@@ -46,9 +49,17 @@ def placed(chips: pa.Table, captions: pa.Table) -> pa.Table:
 
 def columns_of(kept: pa.Table, side_m: float) -> SplitColumns:
     """The columns of the report, of a table as `placed` makes it."""
-    texts = {name: kept[name].to_pylist() for name in ("cell", "block", "split", "sensor", "scene", "events")}
+    texts: dict[str, Any] = {name: _texts(kept[name]) for name in ("cell", "block", "split", "sensor", "scene")}
     numbers = {name: kept[name].to_numpy() for name in ("label_mask", "known_mask", "lon", "lat", "epsg")}
-    return SplitColumns(**texts, **numbers, side_m=side_m)
+    return SplitColumns(**texts, **numbers, events=kept["events"].to_pylist(), side_m=side_m)
+
+
+def _texts(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of texts as objects (n,), each text once in memory: scenes have long names and thousands of chips."""
+    import numpy as np
+
+    encoded = column.combine_chunks().dictionary_encode()
+    return np.array(encoded.dictionary.to_pylist(), object)[encoded.indices.to_numpy()]
 
 
 def show_splits(region: Region, store: Store, png: Path | None) -> None:

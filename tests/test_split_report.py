@@ -18,6 +18,7 @@ from harmonize.split_report import (
     distances,
     leakage_lines,
     report_lines,
+    split_notes,
     split_report,
 )
 from harmonize.splits import SplitShares
@@ -65,8 +66,8 @@ def test_corners_are_those_of_the_grid(epsg: int, col: int, row: int) -> None:
     lon, lat = centres([cell])
     made = corners(lon, lat, np.array([epsg]), cell.side_m)[0]
     apart = np.linalg.norm(true[:, None] - made[None], axis=-1)
-    assert apart.min(1).max() < 3
-    assert apart.min(0).max() < 3
+    assert apart.min(1).max() < 0.1
+    assert apart.min(0).max() < 0.1
 
 
 def near(epsgs: list[int], lon: float, lat: float) -> st.SearchStrategy[Cell]:
@@ -220,6 +221,17 @@ def test_what_a_person_must_know_is_warned_of() -> None:
         "train to test: nearest 0 m, median 0 m; of test's cells 100.0% touch one of train, 100.0% within 1.2 km, "
         "100.0% within 5 km; 1 scenes are in both (100.0% of test's chips), 1 events"
     ]
+
+
+def test_a_run_is_told_of_its_split_in_a_few_lines() -> None:
+    rows = [{"cell": Cell(32632, 400, 4000)}, {"cell": Cell(32632, 410, 4000), "split": "val", "scene": "B"}]
+    assert split_notes(split_report(columns(rows))) == [
+        "chips per split: train 1, val 1, test 0",
+        "train to val: nearest 10,804 m, median 10,804 m; of val's cells 0.0% touch one of train, 0.0% within 1.2 km, "
+        "0.0% within 5 km; 0 scenes are in both (0.0% of val's chips), 0 events",
+        "warning: split test is empty",
+    ]
+    assert split_notes(split_report(columns([])))[0] == "chips per split: train 0, val 0, test 0"
 
 
 def test_unknown_bits_do_not_dilute_a_share() -> None:

@@ -140,6 +140,16 @@ def test_label_sets_are_dealt_by_whole_numbers(counts: dict[int, int], share: fl
             assert got == round(share * of), "28.999… of 0.29 x 100 is 29"
 
 
+def test_cells_of_one_label_set_are_dealt_wherever_they_lie() -> None:
+    """Names count along the grid: dealt in their order, a split would be one side of the region."""
+    cells = [f"32632_{col}_{row}" for col in range(400, 430) for row in range(4000, 4030)]
+    split = stratified_split(dict.fromkeys(cells, 5), PAPER)
+    for name in ("train", "test"):
+        cols = [int(cell.split("_")[1]) for cell in cells if split[cell] == name]
+        assert np.mean(cols) == pytest.approx(414.5, abs=2.5)
+        assert len(set(cols)) >= 28
+
+
 def test_one_cell_more_moves_few() -> None:
     """What the docstring states: the border cells of label sets, not the corpus."""
     masks = drawn(1, 2000)
