@@ -157,6 +157,19 @@ def agreement(region: RegionArg, out: Out = DATA) -> None:
     print(say_agreement(*runner.load(region, out)))
 
 
+@app.command()
+def splits(
+    region: RegionArg,
+    out: Out = DATA,
+    png: Annotated[Path | None, typer.Option(help="draw a map of the splits here")] = None,
+) -> None:
+    """How the classes are spread over train, val and test, and what of train can be seen in the others."""
+    from pipeline import runner
+    from pipeline.splits import show_splits
+
+    show_splits(*runner.load(region, out), png)
+
+
 def _leave(failed: int) -> None:
     """Code 3 where rows failed: everything else is done, and those rows stand in their table with the reason."""
     if failed:

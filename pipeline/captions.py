@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import json
-import operator
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,13 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from harmonize.captions import TEMPLATE_VERSION, write_caption
 from harmonize.events import judge
 from harmonize.labelset import Evidence, LabelSet, combine
+from harmonize.split_report import split_notes
 from harmonize.splits import SplitShares, block_of, event_split, spatial_split, stratified_split, torn_from_event
-from harmonize.vocabulary import VOCABULARY_VERSION, names_of
+from harmonize.vocabulary import VOCABULARY_VERSION
 from pipeline import events, tables
 from pipeline.evidence import EvidenceText, crosswalks_of, evidence_of, existing_crosswalk, touched
 from pipeline.label_agreement import AGREEMENT, agreement_of, in_short, record
 from pipeline.region import Region
-from pipeline.sample import SPLITS
+from pipeline.splits import SPLIT_REPORT, report_of
 from pipeline.work import Outcome, Work
 
 if TYPE_CHECKING:
@@ -88,9 +86,12 @@ def write_captions(work: Work) -> Outcome:
             of["dropped"][k] = "split: event"
     told = [f"event '{name}' belongs to {split}" for name, split in split_of_event.items()]
     agreed = agreement_of(work, evidence)
-    files = {AGREEMENT: work.store.write(AGREEMENT, record(agreed))}
-    notes = [*told, *_notes(of), *(in_short(pair, found) for pair, found in agreed.items())]
-    return Outcome(len(of["chip_id"]), columns.table(), files=files, notes=notes)
+    table = columns.table()
+    report = report_of(work.tables["chips"], table, work.region)
+    written = {SPLIT_REPORT: report, AGREEMENT: record(agreed)}
+    files = {name: work.store.write_json(name, value) for name, value in written.items()}
+    notes = [*told, *split_notes(report), *(in_short(pair, found) for pair, found in agreed.items())]
+    return Outcome(table.num_rows, table, files=files, notes=notes)
 
 
 def _chips(work: Work) -> Iterator[Chip]:
@@ -187,22 +188,3 @@ def _splits(of: dict[str, list[Any]], region: Region) -> list[str]:
             masks[cell] = masks.get(cell, 0) | mask
     cells = stratified_split(masks, shares)
     return [cells.get(cell) or of_block[block] for cell, block in zip(of["cell"], of["block"], strict=True)]
-
-
-def _notes(of: dict[str, list[Any]]) -> list[str]:
-    """What a person should know of the splits: empty ones, and classes that a split lacks."""
-    rows = zip(of["split"], of["label_mask"], of["dropped"], strict=True)
-    kept = Counter((split, mask) for split, mask, dropped in rows if dropped is None)
-    counts: Counter[str] = Counter()
-    seen: dict[str, int] = {}
-    for (split, mask), number in kept.items():
-        counts[split] += number
-        seen[split] = seen.get(split, 0) | mask
-    notes = ["chips per split: " + ", ".join(f"{s} {counts[s]}" for s in SPLITS)]
-    everywhere = functools.reduce(operator.or_, seen.values(), 0)
-    for split in SPLITS:
-        if not counts[split]:
-            notes.append(f"warning: split {split} is empty")
-        elif lacking := names_of(everywhere & ~seen[split]):
-            notes.append(f"warning: split {split} has no {', '.join(sorted(lacking))}")
-    return notes

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from harmonize.split_report import leakage_lines
 from harmonize.vocabulary import CLASSES
 from pipeline.contents import Contents
 from pipeline.licences import terms_of
@@ -57,6 +58,37 @@ def text(contents: Contents, more: list[str] | None = None) -> str:
         "",
     ]
     return "\n".join(parts)
+
+
+def split_section(report: dict[str, Any]) -> list[str]:
+    """How the split came out (harmonize.split_report): what of train can be seen in val and test."""
+    return ["## Split", "", *(f"- {line}" for line in leakage_lines(report)), ""] if leakage_lines(report) else []
+
+
+def agreement_section(agreed: list[dict[str, Any]]) -> list[str]:
+    """Label sources against each other, as agreement.json has it: a table for every two that some cell has both of."""
+    lines = []
+    for found in agreed:
+        if not found["cells"]:
+            continue
+        a, b = found["sources"]
+        rows = [
+            [name, f"{c['share_a']:.1%}", f"{c['share_b']:.1%}", c["both"], c["only_a"], c["only_b"], _two(c["iou"])]
+            for name, c in found["classes"].items()
+        ]
+        head = ["class", f"share by {a}", f"share by {b}", "cells: both", f"only {a}", f"only {b}", "IoU of shares"]
+        lines += [
+            f"{a} and {b} can say the same of {found['at_least']:.0%} to {found['at_most']:.0%} of the area of "
+            f"{found['cells']} cells, and see most of the same class in {found['same_dominant']:.0%} of them.",
+            "",
+            *_table(head, rows),
+            "",
+        ]
+    return ["## Agreement of label sources", "", *lines] if lines else []
+
+
+def _two(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _front_matter(contents: Contents) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
+from typing import Any
 
 from harmonize.agreement import Agreement, agreement_table, agreements
 from harmonize.labelset import Evidence
@@ -37,10 +37,9 @@ def in_short(pair: tuple[str, str], found: Agreement) -> str:
     )
 
 
-def record(agreed: dict[tuple[str, str], Agreement]) -> bytes:
-    """agreement.json."""
-    said = [{"sources": pair} | found.record() for pair, found in agreed.items()]
-    return (json.dumps(said, indent=1, sort_keys=True) + "\n").encode()
+def record(agreed: dict[tuple[str, str], Agreement]) -> list[dict[str, Any]]:
+    """What agreement.json holds."""
+    return [{"sources": pair} | found.record() for pair, found in agreed.items()]
 
 
 def say_agreement(region: Region, store: Store) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from harmonize.vocabulary import CLASSES, CRISES
+from harmonize.vocabulary import CLASSES, CRISES, LAND_COVER
 from pipeline.contents import Contents, Days
+from pipeline.evidence import crosswalks_of
+from pipeline.region import Region
 from pipeline.sample import SPLITS
 from pipeline.sandbox import SYNTHETIC
 
@@ -13,6 +15,7 @@ def limits(contents: Contents) -> list[str]:
     region, split = contents.region, contents.region.split
     found = [SYNTHETIC] if region.worlds else []
     found += [_map(name, days) for name, days in contents.maps.items()]
+    found += _unsaid(region)
     found.append(
         f"A class counts from {region.captions.min_share:g} of a cell's area: what covers less is there and not named."
         if region.captions.min_share
@@ -33,6 +36,17 @@ def limits(contents: Contents) -> list[str]:
         f"Places: {contents.distinct['cell']} cells in {contents.distinct['block']} blocks, from "
         f"{contents.first:%Y-%m-%d} to {contents.last:%Y-%m-%d}; nothing is known of other places and years."
     )
+    return found
+
+
+def _unsaid(region: Region) -> list[str]:
+    """Classes that a label source has no code for, and crises that a land-cover map says."""
+    found = []
+    for name, crosswalk in crosswalks_of(region).items():
+        if mute := [c for c in LAND_COVER if c in crosswalk.unsaid]:
+            found.append(f"{name} has no code for {', '.join(mute)}: where it rules, they count as absent.")
+        if said := [c for c in CRISES if any(row.class_ == c for row in crosswalk.rows.values())]:
+            found.append(f"{name} has codes for {', '.join(said)}: as of its own date, whenever the chip was taken.")
     return found
 
 

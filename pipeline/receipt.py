@@ -76,7 +76,7 @@ def receipt_name(stage: str) -> str:
 
 
 def write_receipt(store: Store, receipt: Receipt) -> None:
-    store.write(receipt_name(receipt.stage), (json.dumps(asdict(receipt), indent=1, sort_keys=True) + "\n").encode())
+    store.write_json(receipt_name(receipt.stage), asdict(receipt))
 
 
 def read_receipt(store: Store, stage: str) -> Receipt | None:

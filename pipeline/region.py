@@ -50,6 +50,8 @@ class Split(Manifest):
     method: Literal["spatial", "stratified"] = "spatial"
     block_km: float = Field(default=12, gt=0)
     events: Literal["whole", "blocks"] = "whole"
+    """whole: all chips of an event that are kept are of one split. blocks: they may be of several, as they always may
+    where the split is stratified."""
     train: float = Share
     val: float = Share
     test: float = Share
@@ -57,14 +59,20 @@ class Split(Manifest):
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, data: Any) -> Any:
-        """Default shares; the paper's protocol is 20 % / 80 %, val carved from train."""
-        if not isinstance(data, dict) or {"train", "val", "test"} & set(data):
+        """Default shares and the default for events. The paper's protocol is 20 % / 80 %, val carved from train; it
+        deals out cells by their labels alone, so an event's chips go to every split."""
+        if not isinstance(data, dict):
             return data
         paper = data.get("method") == "stratified"
-        return {
-            **data,
-            **({"train": 0.18, "val": 0.02, "test": 0.8} if paper else {"train": 0.7, "val": 0.1, "test": 0.2}),
-        }
+        if paper and data.get("events") == "whole":
+            raise ValueError(
+                "a stratified split deals out cells by their labels, so no event stays whole | use method = 'spatial' "
+                "to keep events whole, or leave out 'events'"
+            )
+        given: dict[str, Any] = {"events": "blocks"} if paper else {}
+        if not {"train", "val", "test"} & set(data):
+            given |= {"train": 0.18, "val": 0.02, "test": 0.8} if paper else {"train": 0.7, "val": 0.1, "test": 0.2}
+        return {**given, **data}
 
     @model_validator(mode="after")
     def _sum(self) -> Split:

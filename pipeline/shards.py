@@ -15,9 +15,11 @@ from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES, VOCABULARY_VERSION
 from pipeline import card, croissant, stac_table, tables
 from pipeline.contents import contents_of, licences
+from pipeline.label_agreement import AGREEMENT
 from pipeline.receipt import counted_as, digest
 from pipeline.region import Region
 from pipeline.sample import DTYPE, FORMAT_VERSION, GROUPS, SENSORS, SPLITS, UNIT
+from pipeline.splits import report_of
 from pipeline.tars import PLACES, PLAN, RECEIPTS, Tar, TarReceipt, samples_per_tar, write_tar
 from pipeline.work import Outcome, Work
 
@@ -151,7 +153,7 @@ def _wids(region: Region, split: str, sensor: str, tars: list[dict[str, Any]]) -
 
 
 def _json(work: Work, name: str, value: Any) -> dict[str, str]:
-    return {name: work.store.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())}
+    return {name: work.store.write_json(name, value)}
 
 
 def _write_index(work: Work, samples: pa.Table, index: pa.Table, tars: list[TarReceipt]) -> dict[str, str]:
@@ -202,5 +204,9 @@ def _describe(work: Work, samples: pa.Table, index: pa.Table, shards: list[dict[
     index_bytes = work.store.read("shards/index.parquet")
     listed["index.parquet"] = (len(index_bytes), hashlib.sha256(index_bytes).hexdigest())
     files |= _json(work, "shards/croissant.json", croissant.describe(contents, listed))
-    files["shards/README.md"] = work.store.write("shards/README.md", card.text(contents).encode())
+    captions = work.tables["captions"]
+    packed = captions.filter(pc.is_in(captions["chip_id"], samples["chip_id"].combine_chunks()))
+    more = card.split_section(report_of(chips, packed, work.region))
+    more += card.agreement_section(json.loads(work.store.read(AGREEMENT)))
+    files["shards/README.md"] = work.store.write("shards/README.md", card.text(contents, more).encode())
     return files

@@ -57,7 +57,7 @@ STAGES = {
             labels.measure_labels, labels.params, labels.outside,
         ),
         Stage(
-            "captions", 3, ("chips", "labels"), "captions.parquet", "label sets, captions and splits",
+            "captions", 4, ("chips", "labels"), "captions.parquet", "label sets, captions and splits",
             captions.write_captions, captions.params, captions.outside,
         ),
         Stage(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -41,6 +42,10 @@ class Store:
 
     def read(self, name: str) -> bytes:
         return bytes(self._fs.cat_file(self.path(name))) if self.remote else Path(self.path(name)).read_bytes()
+
+    def write_json(self, name: str, value: Any) -> str:
+        """A JSON file, its keys sorted; its sha256."""
+        return self.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
     def write(self, name: str, data: bytes) -> str:
         """Write a file whole (tmp, fsync, rename) and give its sha256."""

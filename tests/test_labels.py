@@ -1,4 +1,4 @@
-"""Labels: area shares against exact geometry, the rules of precedence, label sets and splits."""
+"""Labels: area shares against exact geometry, the rules of precedence, and label sets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from world import World
 
 from harmonize.crosswalk import parse_crosswalk
 from harmonize.labelset import Evidence, combine
-from harmonize.splits import SplitShares, block_of, spatial_split, stratified_split, unit_interval
 from harmonize.vocabulary import ALL_MASK, CLASSES, CRISIS_MASK, mask_of, names_of
 from pipeline.grid import Cell
 from pipeline.vector import cell_shares, read_codes
@@ -147,81 +146,6 @@ def test_all_corine_codes_are_mapped_as_published() -> None:
             assert crosswalk.classify(code) == mapping[spelled.get(name, name)]
     world_cover = parse_crosswalk((ROOT / "manifests/labels/dynamic-world.csv").read_text(), "dynamic-world.csv")
     assert [world_cover.classify(str(k)) for k in range(9)] == list(CLASSES[:9])
-
-
-SHARES = SplitShares(0.7, 0.1, 0.2)
-
-
-def test_spatial_split_nests_and_has_its_shares() -> None:
-    blocks = [block_of(32632, 12_000.0 * x + 5, 12_000.0 * y + 5, 12) for x in range(80) for y in range(80)]
-    assert len(set(blocks)) == 6400
-    first = {b: spatial_split(b, SHARES) for b in blocks}
-    for name, share in vars(SHARES).items():
-        assert np.mean([s == name for s in first.values()]) == pytest.approx(share, abs=0.02)
-    more = {b: spatial_split(b, SplitShares(0.5, 0.1, 0.4)) for b in blocks}
-    assert all(more[b] == "test" for b in blocks if first[b] == "test"), "a larger test split holds the smaller one"
-    assert unit_interval("32632_b12_50_416") == unit_interval("32632_b12_50_416")
-    # Frozen: these values are part of every corpus made so far.
-    assert block_of(32632, 600_600, 5_001_000, 12) == "32632_b12_50_416"
-    assert round(unit_interval("32632_b12_50_416"), 6) == FROZEN
-
-
-FROZEN = 0.152758
-
-
-def test_blocks_count_from_the_equator_in_the_south() -> None:
-    assert block_of(32718, 718_500, 9_999_999, 12).endswith("_59_0")
-    assert block_of(32618, 718_500, 1, 12).endswith("_59_0")
-
-
-@given(st.integers(0, 1000))
-def test_stratified_split_keeps_class_shares(seed: int) -> None:
-    draw = np.random.default_rng(seed)
-    n = 600
-    masks = {
-        f"cell{k}": mask_of([CLASSES[j] for j in np.flatnonzero(draw.random(12) < draw.random(12) * 0.5)])
-        for k in range(n)
-    }
-    shares = SplitShares(0.18, 0.02, 0.8)
-    split = stratified_split(masks, shares)
-    assert set(split) == set(masks)
-    shuffled = {c: masks[c] for c in draw.permutation(list(masks))}
-    assert stratified_split(shuffled, shares) == split
-    for k in range(12):
-        holders = [c for c in masks if masks[c] >> k & 1]
-        if len(holders) >= 50:
-            assert np.mean([split[c] == "test" for c in holders]) == pytest.approx(0.8, abs=0.08)
-
-
-def test_stratified_split_is_within_a_percent_on_a_large_corpus() -> None:
-    draw = np.random.default_rng(0)
-    often = np.array([0.3, 0.4, 0.2, 0.02, 0.4, 0.2, 0.2, 0.1, 0.02, 0.02, 0.01, 0.01])
-    bits = (draw.random((40_000, 12)) < often).dot(1 << np.arange(12))
-    masks = {f"cell{k}": int(mask) for k, mask in enumerate(bits)}
-    split = stratified_split(masks, SplitShares(0.18, 0.02, 0.8))
-    chosen = np.array([split[c] for c in masks])
-    for k in range(12):
-        for name, share in (("train", 0.18), ("val", 0.02), ("test", 0.8)):
-            assert (chosen[bits >> k & 1 == 1] == name).mean() == pytest.approx(share, abs=0.01), CLASSES[k]
-
-
-def test_stratified_keeps_a_cell_together(tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    from pipeline import runner
-
-    world = World(tmp_path, dates=("2020-06-01T10:00:00Z", "2020-07-01T10:00:00Z"))
-    manifest = world.write()
-    manifest.write_text(manifest.read_text().replace("block_km = 1.2", 'method = "stratified"'))
-    region, store = runner.load(manifest, str(tmp_path / "out"))
-    runner.run_upto(region, store, "captions", quiet=True)
-    rows = pq.read_table(tmp_path / "out/tiny/captions.parquet").to_pylist()
-    by_cell: dict[str, set[str]] = {}
-    for row in rows:
-        by_cell.setdefault(row["cell"], set()).add(row["split"])
-    assert len(by_cell) == 16
-    assert all(len(splits) == 1 for splits in by_cell.values())
-    assert {s for splits in by_cell.values() for s in splits} >= {"train", "test"}
 
 
 @pytest.mark.parametrize(
