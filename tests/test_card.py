@@ -378,12 +378,12 @@ def test_every_source_of_ours_has_a_licence_and_whom_to_name() -> None:
         assert source.attribution or not terms.conditions, name
 
 
-@pytest.mark.parametrize("source", ["cems", "effis", "shakemap"])
-def test_events_have_the_terms_of_their_source(source: str) -> None:
-    event = Event(kind="flood", source=source, href="x.zip")  # type: ignore[arg-type, call-arg]
+@pytest.mark.parametrize(("source", "kind"), [("cems", "flood"), ("effis", "fire"), ("shakemap", "earthquake")])
+def test_events_have_the_terms_of_their_source(source: str, kind: str) -> None:
+    event = Event(kind=kind, source=source, href="x.zip")  # type: ignore[arg-type, call-arg]
     assert terms_of(event.licence).conditions is not None
     assert event.attribution
-    assert Event(kind="flood", source=source, href="x", licence="mine").licence == "mine"  # type: ignore[arg-type]
+    assert Event(kind=kind, source=source, href="x", licence="mine").licence == "mine"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

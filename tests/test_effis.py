@@ -24,6 +24,7 @@ from pipeline.event import Event
 from pipeline.event_dates import utc_day
 from pipeline.events import EventMap, load_events, shares
 from pipeline.grid import cells_of
+from pipeline.licences import EVENT_TERMS
 from pipeline.place import area_of
 from pipeline.region import load_region
 from pipeline.shapes import squares_of
@@ -79,7 +80,7 @@ def test_each_fire_is_an_event_of_its_own_day(tmp_path: Path) -> None:
     cells = cells_of(area_of(region), region.size_px)
     covered = shares(found["effis-2020.12"], squares_of(cells))
     assert sum(covered.values()) * 600**2 == pytest.approx(2 * 600**2, rel=1e-4), "two features of one id, one fire"
-    assert region.events[0].licence == "EFFIS / Copernicus EMS, free with attribution"
+    assert region.events[0].licence == EVENT_TERMS["effis"]["licence"]
 
 
 def test_capital_fields_and_the_other_export(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_a_file_without_a_near_fire_is_told_and_a_near_one_reaches_the_shards(tm
     records = [json.loads(text) for text in members(tmp_path / "out/tiny/shards", ".json")]
     burned = [record for record in records if record["events"]]
     assert len(burned) == 8
-    assert all("EFFIS / Copernicus EMS, free with attribution" in record["licence"] for record in burned)
+    assert all(EVENT_TERMS["effis"]["licence"] in record["licence"] for record in burned)
 
 
 def members(folder: Path, ending: str) -> list[str]:

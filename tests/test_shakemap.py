@@ -23,6 +23,7 @@ from pipeline import events
 from pipeline.contours import UnclearContours, ground_above
 from pipeline.events import EventMap, load_events, touches
 from pipeline.grid import Cell, cells_of
+from pipeline.licences import EVENT_TERMS
 from pipeline.region import load_region
 from pipeline.shapes import squares_of
 
@@ -222,7 +223,7 @@ def test_the_shaken_ground_is_the_event(tmp_path: Path) -> None:
     assert mapped.shape.area == pytest.approx(np.pi * 0.05**2, rel=0.005)
     assert (mapped.event.id, mapped.event.kind, mapped.analysed) == ("cont_mmi", "earthquake", None)
     assert mapped.use.mmi == 7.0
-    assert mapped.use.licence == "USGS, public domain"
+    assert mapped.use.licence == EVENT_TERMS["shakemap"]["licence"]
     wider = one(shakemap(world_of(tmp_path), mmi=6.5))
     assert wider.shape.area == pytest.approx(np.pi * 0.3**2, rel=0.005)
 
