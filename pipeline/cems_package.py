@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harmonize.problem import Problem
 from pipeline.archive import Member, Unpacker, is_litter
 from pipeline.cems_names import CODE, SUFFIXES, Layer, Product, newest, parse_layer
-from pipeline.vector import with_siblings
+from pipeline.vector import check_count, damage_told, with_siblings
 
 if TYPE_CHECKING:
     import geopandas
@@ -75,8 +73,8 @@ def read_layer(layer: Layer, where: str) -> geopandas.GeoDataFrame:
     """Features with a geometry, in file order, fields in lower case; maybe none. No CRS is a Problem."""
     import geopandas
 
-    with _damage_told(layer.told, where):
-        _check_count(layer)
+    with damage_told(layer.told, where):
+        check_count(layer.file.path)
         frame = geopandas.read_file(layer.file.path, layer=layer.inside)
     if "geometry" not in frame.columns:
         frame = geopandas.GeoDataFrame(frame.iloc[:0], geometry=[], crs=4326)
@@ -94,32 +92,10 @@ def read_table(layer: Layer, where: str) -> pandas.DataFrame:
     """A table without geometry, fields in lower case."""
     import pyogrio
 
-    with _damage_told(layer.told, where):
-        _check_count(layer)
+    with damage_told(layer.told, where):
+        check_count(layer.file.path)
         frame = pyogrio.read_dataframe(layer.file.path, layer=layer.inside, read_geometry=False)
     return frame.rename(columns=str.lower)
-
-
-def _check_count(layer: Layer) -> None:
-    """A damaged header may tell of a thousand million records, and memory would be taken for all of them."""
-    import pyogrio
-
-    if layer.file.path.suffix.lower() in (".shp", ".dbf"):
-        count, size = pyogrio.read_info(layer.file.path)["features"], layer.file.path.stat().st_size
-        if count > size:
-            raise ValueError(f"its header tells of {count} records, and the file has {size} bytes")
-
-
-@contextlib.contextmanager
-def _damage_told(name: str, where: str) -> Iterator[None]:
-    """What GDAL and GEOS raise for a file that is no vector file, or a damaged one, as a Problem."""
-    import shapely.errors
-
-    try:
-        yield
-    except (RuntimeError, ValueError, UnboundLocalError, shapely.errors.ShapelyError) as error:
-        # RuntimeError is what GDAL says; UnboundLocalError is how pyogrio 0.13 ends on a CRS that it cannot read.
-        raise Problem(f"{name} cannot be read: {error}", where=where, fix="fetch the package again") from None
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -157,7 +133,7 @@ def _layers_of_geopackage(member: Member, where: str) -> list[Layer]:
     import pyogrio
 
     stem = member.path.stem
-    with _damage_told(member.name, where):
+    with damage_told(member.name, where):
         inside = [str(name) for name, _ in pyogrio.list_layers(member.path)]
     found = []
     for layer in inside:

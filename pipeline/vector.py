@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,29 +35,49 @@ def read_vector(
     With `around` it may give fewer: no feature there is none, and no Problem.
     """
     import geopandas
-    import pyogrio.errors
 
     if not path.exists():
         raise Problem(
             f"there is no file {path}", where=where, fix="check the path; it is relative to the manifest's folder"
         )
-    try:
+    with damage_told(path.name, where, "check the file and its layer"):
+        check_count(path)
         if around and path.suffix.lower() in BY_PLACE:
             frame = _read_around(path, layer, around)
+        elif path.suffix.lower() == ".parquet":
+            frame = geopandas.read_parquet(path)
         else:
-            frame = (
-                geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path, layer=layer)
-            )
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
-        raise Problem(
-            f"this vector file cannot be read: {error}", where=str(path), fix="check the file and its layer"
-        ) from None
+            frame = geopandas.read_file(path, layer=layer)
+    if not isinstance(frame, geopandas.GeoDataFrame):
+        raise Problem(f"{path.name} has no geometry", where=where, fix="check the file and its layer")
     frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
     if frame.empty and not around:
         raise Problem("this vector file has no feature with a geometry", where=str(path), fix="check its layer")
     if frame.crs is None:
         raise Problem("this vector file does not say its CRS", where=str(path), fix="add it (a .prj beside a .shp)")
     return frame
+
+
+def check_count(path: Path) -> None:
+    """A damaged header may tell of a thousand million records, and memory would be taken for all of them."""
+    import pyogrio
+
+    if path.suffix.lower() in (".shp", ".dbf"):
+        count, size = pyogrio.read_info(path)["features"], path.stat().st_size
+        if count > size:
+            raise ValueError(f"its header tells of {count} records, and the file has {size} bytes")
+
+
+@contextlib.contextmanager
+def damage_told(name: str, where: str, fix: str = "fetch the package again") -> Iterator[None]:
+    """What GDAL and GEOS raise for a file that is no vector file, or a damaged one, as a Problem."""
+    import shapely.errors
+
+    try:
+        yield
+    except (RuntimeError, ValueError, UnboundLocalError, shapely.errors.ShapelyError) as error:
+        # RuntimeError is what GDAL says; UnboundLocalError is how pyogrio 0.13 ends on a CRS that it cannot read.
+        raise Problem(f"{name} cannot be read: {error}", where=where, fix=fix) from None
 
 
 def _read_around(path: Path, layer: str | None, around: Around) -> geopandas.GeoDataFrame:
@@ -83,10 +105,9 @@ def read_codes(
         said = f"'{attribute}' is no field" if attribute else "no attribute is named that holds the code"
         fix = nearest(attribute or "", [c for c in frame.columns if c != "geometry"])
         raise Problem(f"{said} of {path.name}", where=where, fix=f"set attribute; {fix}")
-    frame = frame[[attribute, "geometry"]].rename(columns={attribute: "code"})
+    frame = frame[[attribute, frame.geometry.name]].rename(columns={attribute: "code"})
     frame["code"] = frame["code"].map(_code_text)
-    frame["geometry"] = frame.geometry.make_valid()
-    return frame.reset_index(drop=True)
+    return frame.set_geometry(frame.geometry.make_valid()).reset_index(drop=True)
 
 
 def _code_text(value: object) -> str:
