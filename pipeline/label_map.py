@@ -20,7 +20,8 @@ from pipeline import classes, events, raster, tables
 from pipeline.access import reachable
 from pipeline.evidence import crosswalks_of
 from pipeline.grid import Cell, centres, parse_cell
-from pipeline.labels import SAMPLE_M, LabelFile, codes_of, files_of, is_vector
+from pipeline.label_files import LabelFile, files_of, is_vector
+from pipeline.label_shares import SAMPLE_M, codes_of
 from pipeline.parts import read_chip
 from pipeline.sample import quicklook
 from pipeline.shapes import squares_of

@@ -3,49 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
-import functools
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from harmonize.problem import Problem
 from pipeline import events, tables
-from pipeline.access import reachable, unsigned
-from pipeline.catalog import Item, catalogue_files, checked_item, read_items
+from pipeline.catalog import catalogue_files
 from pipeline.grid import Cell, parse_cell
-from pipeline.item import day_shown, footprint, name_of
-from pipeline.label_search import label_items
+from pipeline.label_files import LabelFile, check_kinds, files_of, href_of, is_watched, where_of
+from pipeline.label_shares import Shares, measure, meet
 from pipeline.region import LabelUse, Region
-from pipeline.sandbox import SCHEME, size_of
 from pipeline.sandbox import VERSION as WORLD_VERSION
+from pipeline.sandbox import size_of
 from pipeline.source import Source
-from pipeline.vector import BY_PLACE, SUFFIXES, Around, cell_shares, read_codes, with_siblings
+from pipeline.vector import with_siblings
 from pipeline.work import Outcome, Work
-
-if TYPE_CHECKING:
-    import geopandas
 
 WINDOW_CELLS = 32
 """Cells are read by windows of this many rows and columns: at 1.2 km, 38 km of label raster at once."""
-SAMPLE_M = 10
-"""Label rasters are looked at every 10 m: codes are counted, never averaged."""
-
-Shares = dict[str, float]
-
-
-@dataclass(frozen=True, eq=False)
-class LabelFile:
-    """One file of a label source."""
-
-    source: Source
-    href: str
-    date: dt.date | None
-    where: str
-    footprint: Any = None
 
 
 def params(region: Region) -> dict[str, Any]:
@@ -77,10 +54,10 @@ def outside(region: Region) -> list[Path]:
     for k, use in enumerate(region.labels):
         source = region.source(use.source)
         if use.href or source.href:
-            path = Path(_href(use, source, region))
-            files += with_siblings(path) if path.exists() and _is_watched(str(path), region) else []
+            path = Path(href_of(use, source, region))
+            files += with_siblings(path) if path.exists() and is_watched(str(path), region) else []
         elif source.items:
-            files += catalogue_files(source, _where(region, k))
+            files += catalogue_files(source, where_of(region, k))
     return files + events.files(region, "href", "analysed", "damage")
 
 
@@ -95,7 +72,7 @@ def measure_labels(work: Work) -> Outcome:
     opened: list[Path] = []
     for name in dict.fromkeys(use.source for use in work.region.labels):
         files = files_of(work, name, notes)
-        opened += [p for f in files if _is_watched(f.href, work.region) for p in with_siblings(Path(f.href))]
+        opened += [p for f in files if is_watched(f.href, work.region) for p in with_siblings(Path(f.href))]
         found = _measure_source(work, name, files, cells)
         for cell in cells:
             rows += found.get(cell) or [_missing(cell, name, "no data" if cell in found else "not covered")]
@@ -106,16 +83,6 @@ def measure_labels(work: Work) -> Outcome:
     rows.sort(key=lambda r: (r["cell"], r["source"], r["event"] or "", r["date"] or dt.date.min, r["code"] or ""))
     dropped = Counter(r["dropped"] for r in rows if r["dropped"])
     return Outcome(len(rows), tables.table_of(rows, tables.LABELS), dropped=dropped, notes=notes, outside=opened)
-
-
-def _is_watched(href: str, region: Region) -> bool:
-    """Local files are watched for changes, but not those of the sample world: its version stands for them."""
-    return "://" not in href and not Path(href).is_relative_to(region.world)
-
-
-def files_of(work: Work, name: str, notes: list[str]) -> list[LabelFile]:
-    """All files of a source, in the order of the manifest; a source may be named with one file after another."""
-    return [f for k, use in enumerate(work.region.labels) if use.source == name for f in _files(work, k, use, notes)]
 
 
 def _measure_source(
@@ -140,7 +107,7 @@ def _jobs(files: list[LabelFile], cells: list[Cell]) -> list[tuple[list[LabelFil
     """Files of one day with the cells of one window they may touch, window by window."""
     from pipeline.raster import bounds_in
 
-    _check_kinds(files)
+    check_kinds(files)
     windows: dict[tuple[int, int, int], list[Cell]] = {}
     for cell in cells:
         windows.setdefault((cell.epsg, cell.row // WINDOW_CELLS, cell.col // WINDOW_CELLS), []).append(cell)
@@ -148,7 +115,7 @@ def _jobs(files: list[LabelFile], cells: list[Cell]) -> list[tuple[list[LabelFil
     for (epsg, _, _), members in sorted(windows.items()):
         boxes = np.array([cell.bounds for cell in members], float)
         around = bounds_in((*boxes[:, :2].min(0), *boxes[:, 2:].max(0)), epsg, "EPSG:4326")
-        near = [f for f in files if f.footprint is None or _meet(f.footprint.bounds, around)]
+        near = [f for f in files if f.footprint is None or meet(f.footprint.bounds, around)]
         if near:
             jobs.append((near, members))
     return jobs
@@ -156,7 +123,7 @@ def _jobs(files: list[LabelFile], cells: list[Cell]) -> list[tuple[list[LabelFil
 
 def _measure_window(_: Work, job: tuple[list[LabelFile], list[Cell]]) -> list[tuple[Cell, Shares]]:
     """Job: the cells of one window that files of one day touch, with the shares of their codes."""
-    return list(_measure(*job))
+    return list(measure(*job))
 
 
 def _row(cell: Cell, source: str, date: dt.date | None, code: str, share: float) -> dict[str, Any]:
@@ -165,150 +132,3 @@ def _row(cell: Cell, source: str, date: dt.date | None, code: str, share: float)
 
 def _missing(cell: Cell, source: str, reason: str) -> dict[str, Any]:
     return {"cell": cell.name, "source": source, "date": None, "code": None, "share": None, "dropped": reason}
-
-
-def _where(region: Region, k: int) -> str:
-    return f"{region.path}, key 'labels[{k}]' ({region.labels[k].source})"
-
-
-def _href(use: LabelUse, source: Source, region: Region) -> str:
-    href = use.href or source.href or ""
-    if href.startswith(SCHEME) or (use.href and "://" not in href):
-        return str(region.relative(href).resolve())  # a job may run in another folder
-    path = source.path_of(href)
-    return path if "://" in path or path.startswith("/vsi") else str(Path(path).resolve())
-
-
-def _files(work: Work, k: int, use: LabelUse, notes: list[str]) -> Iterator[LabelFile]:
-    source, where = work.region.source(use.source), _where(work.region, k)
-    if use.href or source.href:
-        href = _href(use, source, work.region)
-        if "://" not in href and not Path(href).exists():
-            fix = "check href; it is relative to the manifest's folder"
-            raise Problem(f"there is no label file {href}", where=where, fix=fix)
-        yield LabelFile(source, href, use.date, where)
-        return
-    items = read_items(source, where) if source.items else label_items(work, use, where, notes)
-    yield from _of_items(items, work, use, where)
-
-
-def _of_items(items: list[Item], work: Work, use: LabelUse, where: str) -> Iterator[LabelFile]:
-    source = work.region.source(use.source)
-    if source.asset is None:
-        raise Problem("the label source does not name its asset", where=where, fix="add asset = 'data' to the source")
-    for item in items:
-        checked_item(item, item["_file"])
-        href = work.openable(unsigned(str(item["assets"].get(source.asset, {}).get("href") or "")))
-        if not item["assets"].get(source.asset, {}).get("href") or ("://" not in href and not Path(href).exists()):
-            place = f"{name_of(item)}, key 'assets.{source.asset}'"
-            raise Problem(
-                "the label asset is missing", where=place, fix=f"assets there: {', '.join(sorted(item['assets']))}"
-            )
-        yield LabelFile(source, href, use.date or day_shown(item), where, footprint(item))
-
-
-def _check_kinds(files: list[LabelFile]) -> None:
-    if len({is_vector(f) for f in files}) > 1:
-        raise Problem(
-            "a label source has vector and raster files for one day",
-            where=files[0].where,
-            fix="make two sources of them; their order in the manifest says which one rules",
-        )
-
-
-def is_vector(file: LabelFile) -> bool:
-    return Path(file.href).suffix.lower() in SUFFIXES
-
-
-def _measure(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
-    """Cells that files of one day touch, with the shares of their codes; where files overlap, the first one counts.
-
-    Nodata is left out, so shares may sum to less than 1.
-    """
-    return _measure_vectors(files, cells) if is_vector(files[0]) else _measure_rasters(files, cells)
-
-
-def _measure_vectors(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
-    boxes = np.array([cell.bounds for cell in cells], float)
-    frame = codes_of(files, (cells[0].epsg, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))))
-    for cell in cells:
-        shares = cell_shares(frame, cell.epsg, cell.bounds)
-        if shares:
-            yield cell, shares
-
-
-def codes_of(files: list[LabelFile], around: Around) -> geopandas.GeoDataFrame:
-    """Polygons of the vector files of one day with their `code`, one file after another: those around, or more."""
-    import pandas
-
-    frames = [_codes(f.href, f.source.attribute, f.where, f.source.layer, around) for f in files]
-    return pandas.concat([f.to_crs(frames[0].crs) for f in frames], ignore_index=True) if files[1:] else frames[0]
-
-
-def _codes(href: str, attribute: str | None, where: str, layer: str | None, around: Around) -> geopandas.GeoDataFrame:
-    if Path(href).suffix.lower() in BY_PLACE:
-        return read_codes(Path(href), attribute, where, layer, around)
-    return _all_codes(href, attribute, where, layer, _mtime(href))
-
-
-@functools.lru_cache(maxsize=4)
-def _all_codes(href: str, attribute: str | None, where: str, layer: str | None, _: int) -> geopandas.GeoDataFrame:
-    """All of a file that cannot be asked by place; kept, since the next window of this process wants it."""
-    return read_codes(Path(href), attribute, where, layer)
-
-
-def _mtime(href: str) -> int:
-    path = Path(href)
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def _near(cells: list[Cell], bounds: tuple[float, float, float, float]) -> list[Cell]:
-    from pipeline.raster import bounds_in
-
-    return [c for c in cells if _meet(bounds, bounds_in(c.bounds, c.epsg, "EPSG:4326"))]
-
-
-def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    """Whether two boxes (west, south, east, north) overlap."""
-    return a[0] < b[2] and a[2] > b[0] and a[1] < b[3] and a[3] > b[1]
-
-
-def _measure_rasters(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
-    """Cells of one window."""
-    codes: dict[Cell, np.ndarray] = {}
-    for file in files:
-        _paint(codes, file, cells if file.footprint is None else _near(cells, file.footprint.bounds))
-    for cell, painted in codes.items():
-        yield cell, _shares(painted)
-
-
-def _paint(codes: dict[Cell, np.ndarray], file: LabelFile, cells: list[Cell]) -> None:
-    """Fill in a file's codes where no file before it had any; its nodata is nothing."""
-    from pipeline import classes, raster
-
-    if not cells:
-        return
-    boxes = np.array([cell.bounds for cell in cells], float)
-    bounds = (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))
-    href = reachable(file.href, file.source.sign)
-    try:
-        around = classes.read_classes(href, cells[0].epsg, bounds, file.source, file.where)
-    except raster.UnreadableRaster as error:
-        raise Problem(f"a label raster cannot be read: {error}", where=file.where, fix="mend the file") from None
-    if around is None:
-        return
-    for cell in cells:
-        target = raster.Target(cell.epsg, cell.bounds[0], cell.bounds[3], SAMPLE_M, cell.side_m // SAMPLE_M)
-        fresh = classes.class_pixels(around, target)
-        if (fresh == classes.OUTSIDE).all():
-            continue
-        known = codes.get(cell)
-        codes[cell] = fresh if known is None else np.where(np.isin(known, classes.NO_CODE), fresh, known)
-
-
-def _shares(codes: np.ndarray) -> Shares:
-    """code -> share of all pixels; what stands for no code is none."""
-    from pipeline.classes import NO_CODE
-
-    values, counts = np.unique(codes, return_counts=True)
-    return {str(int(v)): n / codes.size for v, n in zip(values, counts, strict=True) if v not in NO_CODE}

@@ -13,8 +13,8 @@ from harmonize.vocabulary import COLOURS
 from pipeline import label_map, runner, tables
 from pipeline.evidence import crosswalks_of
 from pipeline.grid import parse_cell
+from pipeline.label_files import files_of
 from pipeline.label_map import SIDE, _drawn, draw_labels
-from pipeline.labels import files_of
 from pipeline.work import Work
 
 

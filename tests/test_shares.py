@@ -19,7 +19,8 @@ from rasterio.transform import from_origin
 from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES
 from pipeline.grid import Cell
-from pipeline.labels import LabelFile, _measure
+from pipeline.label_files import LabelFile
+from pipeline.label_shares import measure
 from pipeline.source import Source
 from pipeline.vector import cell_shares
 
@@ -34,7 +35,7 @@ def label_file(path: Path, **keys: Any) -> LabelFile:
 
 
 def measured(path: Path, cells: list[Cell], **keys: Any) -> dict[Cell, dict[str, float]]:
-    return dict(_measure([label_file(path, **keys)], cells))
+    return dict(measure([label_file(path, **keys)], cells))
 
 
 def write(path: Path, data: np.ndarray, epsg: int, west: float, north: float, size: float, **extra: Any) -> Path:
@@ -194,7 +195,7 @@ def test_of_files_of_one_day_the_first_counts_and_the_next_fills_its_gaps(tmp_pa
     one = write(tmp_path / "1.tif", first, 32632, west, north, 10, nodata=0)
     two = write(tmp_path / "2.tif", np.full((1, 120, 120), 6, "uint8"), 32632, west, north, 10)
     files = [LabelFile(label_file(p).source, str(p), dt.date(2020, 6, 1), "here") for p in (one, two)]
-    assert dict(_measure(files, [CELL])) == {CELL: {"5": 0.5, "6": 0.5}}
+    assert dict(measure(files, [CELL])) == {CELL: {"5": 0.5, "6": 0.5}}
 
 
 @pytest.mark.parametrize("suffix", ["gpkg", "fgb", "geojson"])
