@@ -8,6 +8,7 @@ nowhere in it. The words are in `harmonize.wording`.
 from __future__ import annotations
 
 import datetime as dt
+import json
 from bisect import bisect_right
 from collections.abc import Iterable
 from functools import lru_cache
@@ -51,10 +52,12 @@ class Caption(NamedTuple):
     labels: LabelSet
     sensor: str
     day: dt.date
-    lat: float
-    """Degrees."""
-    orbit: str | None = None
-    seed: str = ""
+    season: str | None
+    orbit: str | None
+    frame: int
+    """Index of the sentence that the rich text was written in."""
+    amounts: dict[str, int]
+    """Land-cover class -> index in AMOUNTS."""
     template: int = TEMPLATE_VERSION
 
     @property
@@ -64,24 +67,28 @@ class Caption(NamedTuple):
         season is None in the tropics; classes go from the largest share to the smallest; known and unknown are the
         classes of the vocabulary that we know, or do not know, to be there or not.
         """
-        shares, amounts = self.labels.shares, _amounts(self.labels.shares)
-        cover = sorted(amounts, key=lambda name: -shares[name])
-        diversity = self.labels.diversity
-        return {
-            "template": self.template,
-            "frame": _frame(bool(amounts), len(amounts) < len(shares), _number(self.seed))[0],
-            "sensor": self.sensor,
-            "season": season(self.day, self.lat),
-            "year": self.day.year,
-            "month": self.day.month,
-            "orbit": self.orbit,
-            "dominant": self.labels.dominant,
-            "classes": [{"name": n, "share": round(shares[n], 6), "amount": AMOUNTS[amounts[n]]} for n in cover],
-            "crises": [_crisis_record(self.labels, name) for name in shares if name in _CRISES],
-            "diversity": None if diversity is None else round(diversity, 6),
-            "known": names_of(self.labels.known_mask),
-            "unknown": names_of(ALL_MASK & ~self.labels.known_mask),
-        }
+        found: dict[str, Any] = json.loads(self.record_json)
+        return found
+
+    @property
+    def record_json(self) -> str:
+        """The record as JSON: spelled at once, since there are hundreds of thousands of chips."""
+        labels, shares, amounts = self.labels, self.labels.shares, self.amounts
+        cover = sorted(amounts, key=shares.__getitem__, reverse=True)
+        said = [
+            f'{{"name": "{n}", "share": {round(shares[n], 6)!r}, "amount": "{AMOUNTS[amounts[n]]}"}}' for n in cover
+        ]
+        crises = "[]"
+        if len(cover) < len(shares):
+            crises = json.dumps([_crisis_record(labels, name) for name in shares if name in _CRISES])
+        diversity = labels.diversity
+        return (
+            f'{{"template": {self.template}, "frame": {self.frame}, "sensor": "{self.sensor}", '
+            f'"season": {_quoted(self.season)}, "year": {self.day.year}, "month": {self.day.month}, '
+            f'"orbit": {_quoted(self.orbit)}, "dominant": {_quoted(labels.dominant)}, "classes": [{", ".join(said)}], '
+            f'"crises": {crises}, "diversity": {"null" if diversity is None else repr(round(diversity, 6))}, '
+            f"{_known(labels.known_mask)}}}"
+        )
 
 
 def write_caption(
@@ -89,8 +96,11 @@ def write_caption(
 ) -> Caption:
     """Both texts of a chip. lat in degrees: it decides the season's hemisphere. orbit: ascending, descending or None.
     seed: any text, say the chip_id, that chooses among the wordings."""
-    rich = rich_text(labels.shares, sensor, day, lat, orbit, seed)
-    return Caption(_paper(tuple(labels.shares)), rich, labels, sensor, day, lat, orbit, seed)
+    shares, amounts = labels.shares, _amounts(labels.shares)
+    frame, number = _frame(bool(amounts), len(amounts) < len(shares), _number(seed))
+    place = setting(sensor, orbit, day.year, day.month, band(lat), FRAMES[frame] if shares else BARE_FRAME)
+    rich = _rich(shares, amounts, place, number)
+    return Caption(_paper(tuple(shares)), rich, labels, sensor, day, season(day, lat), orbit, frame, amounts)
 
 
 def paper_text(names: Iterable[str]) -> str:
@@ -100,23 +110,27 @@ def paper_text(names: Iterable[str]) -> str:
 
 
 @lru_cache(4096)
+def _known(mask: int) -> str:
+    return f'"known": {json.dumps(names_of(mask))}, "unknown": {json.dumps(names_of(ALL_MASK & ~mask))}'
+
+
+@lru_cache(256)
+def _quoted(word: str | None) -> str:
+    return json.dumps(word)
+
+
+@lru_cache(4096)
 def _paper(names: tuple[str, ...]) -> str:
     return ". ".join(name for name in CLASSES if name in names)
 
 
-def rich_text(
-    shares: dict[str, float], sensor: str, day: dt.date, lat: float, orbit: str | None = None, seed: str = ""
-) -> str:
-    """One or two sentences: sensor, pass, season and year, land cover in words of amount, crises.
+def _rich(shares: dict[str, float], amounts: dict[str, int], place: tuple[str, str], number: int) -> str:
+    """One or two sentences: sensor, pass, season and year (both in `place`), land cover in words of amount, crises.
 
     shares: class -> area share, in vocabulary order. The wording of one template version never changes.
     """
-    amounts = _amounts(shares)
-    troubled = len(amounts) < len(shares)
-    frame, number = _frame(bool(amounts), troubled, _number(seed))
-    place = setting(sensor, orbit, day.year, day.month, band(lat), FRAMES[frame] if shares else BARE_FRAME)
     number, last = divmod(number, 2)
-    if not troubled:
+    if len(amounts) == len(shares):
         return _inside(place, _cover(amounts, bool(last), number))
     number, where = divmod(number, 4)
     crises, number = _crises(shares, number)

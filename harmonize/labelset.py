@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ class Evidence:
         """Share of the cell that has a class."""
         return sum(self.shares.values())
 
-    @property
+    @functools.cached_property
     def diversity(self) -> float:
         """Shannon entropy (nats) of the land-cover shares, as parts of what they cover together: 0 for one class, at
         most ln 9. Source: Shannon 1948; landscape ecology's SHDI."""

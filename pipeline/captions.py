@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from harmonize.captions import TEMPLATE_VERSION, write_caption
-from harmonize.events import judge
-from harmonize.labelset import Evidence, LabelSet, combine
+from harmonize.agreement import Agreement, merge
+from harmonize.captions import TEMPLATE_VERSION
 from harmonize.split_report import split_notes
-from harmonize.splits import SplitShares, block_of, event_split, spatial_split, stratified_split, torn_from_event
+from harmonize.splits import SplitShares, event_split, spatial_split, stratified_split, torn_from_event
 from harmonize.vocabulary import VOCABULARY_VERSION
 from pipeline import events, tables
-from pipeline.evidence import EvidenceText, crosswalks_of, evidence_of, existing_crosswalk, touched
-from pipeline.label_agreement import AGREEMENT, agreement_of, in_short, record
+from pipeline.caption_rows import Batch, Captioned, Chip, caption
+from pipeline.evidence import crosswalks_of, existing_crosswalk
+from pipeline.label_agreement import AGREEMENT, in_short, record
 from pipeline.region import Region
 from pipeline.splits import SPLIT_REPORT, report_of
 from pipeline.work import Outcome, Work
@@ -24,26 +21,8 @@ from pipeline.work import Outcome, Work
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH = 50_000
-"""Chips that are rows at once; all else of them are columns."""
-
-
-class Chip(NamedTuple):
-    """The columns of chips that a caption and a split depend on."""
-
-    chip_id: str
-    cell: str
-    epsg: int
-    west: float
-    south: float
-    east: float
-    north: float
-    lat: float
-    sensor: str
-    datetime: dt.datetime
-    orbit: str | None
-    role: str
-    dropped: str | None
+BATCH = 20_000
+"""Chips of one job, and some more: a cell's stay together."""
 
 
 def params(region: Region) -> dict[str, Any]:
@@ -71,95 +50,70 @@ def _whole(region: Region) -> bool:
 def write_captions(work: Work) -> Outcome:
     """One row per chip. Dropped are chips with neither land cover nor a crisis label (`no labels`), and those of an
     event that belongs to another split than they do (`split: event`)."""
-    crosswalks = crosswalks_of(work.region)
-    evidence = evidence_of(work.tables["labels"], crosswalks)
-    columns, events_of = Columns(), []
-    for chip, labels in _label_sets(work, evidence):
-        columns.add(chip, labels, work.region.split.block_km)
-        events_of.append(_events_of(chip, labels))
-    of = columns.of
-    of["split"] = _splits(of, work.region)
-    split_of_event = _splits_of_events(work.region)
-    for k, names in enumerate(events_of):
-        torn = torn_from_event(of["split"][k], [split_of_event[name] for name in names if name in split_of_event])
-        if torn and of["dropped"][k] is None:
-            of["dropped"][k] = "split: event"
-    told = [f"event '{name}' belongs to {split}" for name, split in split_of_event.items()]
-    agreed = agreement_of(work, evidence)
-    table = columns.table()
+    import pyarrow as pa
+
+    batches = _batches(work)
+    done = list(work.jobs(caption, batches, len(batches), "captions"))
+    of_event = _splits_of_events(work.region)
+    table = pa.concat_tables([tables.CAPTIONS.empty_table(), *(one.table for one in done)])
+    table = _with_splits(table, [names for one in done for names in one.events_of], of_event, work.region)
     report = report_of(work.tables["chips"], table, work.region)
+    agreed = _agreed(done)
     written = {SPLIT_REPORT: report, AGREEMENT: record(agreed)}
     files = {name: work.store.write_json(name, value) for name, value in written.items()}
+    told = [f"event '{name}' belongs to {split}" for name, split in of_event.items()]
     notes = [*told, *split_notes(report), *(in_short(pair, found) for pair, found in agreed.items())]
     return Outcome(table.num_rows, table, files=files, notes=notes)
 
 
-def _chips(work: Work) -> Iterator[Chip]:
-    table = work.tables["chips"].select(list(Chip._fields)).sort_by("chip_id")
-    for batch in table.to_batches(max_chunksize=BATCH):
-        yield from map(Chip._make, zip(*(column.to_pylist() for column in batch.columns), strict=True))
+def _batches(work: Work) -> list[Batch]:
+    """All chips, by cells, with the labels of their cells."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    chips, labels, crosswalks = work.tables["chips"], work.tables["labels"], crosswalks_of(work.region)
+    columns = [chips["datetime"].cast(pa.date32()) if name == "day" else chips[name] for name in Chip._fields]
+    chips = pa.table(columns, names=list(Chip._fields))
+    # A cell's name and _ begin the chip_id of each of its chips, so that this is the order of chip_ids too; of imported
+    # chips it is not, and a cell's must stay together all the same.
+    place = pc.binary_join_element_wise(chips["cell"], "", "_")
+    chips = chips.append_column("place", place).sort_by([("place", "ascending"), ("chip_id", "ascending")])
+    chips = chips.drop_columns(["place"])
+    cells = pc.unique(chips["cell"])
+    of_chip, of_label = (pc.index_in(t["cell"], cells).fill_null(-1).to_numpy() for t in (chips, labels))
+    order = np.argsort(of_label, kind="stable")
+    firsts = np.flatnonzero(np.diff(of_chip, prepend=-1))
+    starts = firsts[np.unique(np.searchsorted(firsts, np.arange(0, len(of_chip), BATCH)).clip(max=len(firsts) - 1))]
+    found = []
+    for start, end in zip(starts, [*starts[1:], len(of_chip)], strict=True):
+        low, high = np.searchsorted(of_label[order], [of_chip[start], of_chip[end - 1] + 1])
+        # Taken, since a slice would travel with the buffers of the whole table.
+        mine = labels.take(pa.array(order[low:high])).combine_chunks()
+        found.append(Batch(chips.take(pa.array(np.arange(start, end))).combine_chunks(), mine, crosswalks))
+    return found
 
 
-def _label_sets(work: Work, evidence: dict[str, list[Evidence]]) -> Iterator[tuple[Chip, LabelSet]]:
-    """Every chip, by chip_id, with what is known of it."""
-    region, near = work.region, touched(work.tables["labels"], work.region)
-    order = [use.source for use in region.labels]
-    for chip in work.track(_chips(work), work.tables["chips"].num_rows, "captions"):
-        day = chip.datetime.date()
-        verdicts = [judge(event, touch, day) for event, touch in near.get(chip.cell, ())]
-        yield chip, combine(evidence.get(chip.cell, []), order, day, region.captions.min_share, verdicts)
+def _agreed(done: list[Captioned]) -> dict[tuple[str, str], Agreement]:
+    pairs = dict.fromkeys(pair for one in done for pair in one.agreed)
+    return {pair: merge(one.agreed[pair] for one in done if pair in one.agreed) for pair in pairs}
 
 
-class Columns:
-    """captions.parquet, column by column."""
+def _with_splits(table: pa.Table, events_of: list[list[str]], of_event: dict[str, str], region: Region) -> pa.Table:
+    """The rows by chip_id, with the split of each, and `split: event` where it is not that of the chip's event."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    def __init__(self) -> None:
-        self.of: dict[str, list[Any]] = {name: [] for name in tables.CAPTIONS.names if name != "labels"}
-        self._ends: list[int] = [0]
-        self._labels: list[tuple[str, float, str]] = []
-        """Of all chips, one after another: name, share, source."""
-        self._evidence = EvidenceText()
-
-    def add(self, chip: Chip, labels: LabelSet, block_km: float) -> None:
-        day, of = chip.datetime.date(), self.of
-        caption = write_caption(labels, chip.sensor, day, chip.lat, chip.orbit, chip.chip_id)
-        of["chip_id"].append(chip.chip_id)
-        of["cell"].append(chip.cell)
-        middle = (chip.west + chip.east) / 2, (chip.south + chip.north) / 2
-        of["block"].append(block_of(chip.epsg, *middle, block_km))
-        of["label_mask"].append(labels.label_mask)
-        of["known_mask"].append(labels.known_mask)
-        of["dominant"].append(labels.dominant)
-        of["diversity"].append(labels.diversity)
-        of["evidence"].append(self._evidence(chip.cell, labels, day))
-        of["caption_paper"].append(caption.paper)
-        of["caption_rich"].append(caption.rich)
-        of["record"].append(json.dumps(caption.record))
-        of["template"].append(caption.template)
-        of["events"].append(labels.events)
-        of["dropped"].append(chip.dropped or ("no labels" if labels.empty else None))
-        self._labels += [(name, round(share, 6), labels.sources[name]) for name, share in labels.shares.items()]
-        self._ends.append(len(self._labels))
-
-    def table(self) -> pa.Table:
-        import pyarrow as pa
-
-        kind = tables.CAPTIONS.field("labels").type.value_type
-        parts = zip(zip(*self._labels, strict=True), kind, strict=True) if self._labels else ((None, f) for f in kind)
-        flat = pa.StructArray.from_arrays([pa.array(values or [], f.type) for values, f in parts], fields=list(kind))
-        labels = pa.ListArray.from_arrays(pa.array(self._ends, pa.int32()), flat)
-        arrays = [labels if f.name == "labels" else pa.array(self.of[f.name], f.type) for f in tables.CAPTIONS]
-        return tables.check(pa.Table.from_arrays(arrays, schema=tables.CAPTIONS), tables.CAPTIONS, "captions")
-
-
-def _events_of(chip: Chip, labels: LabelSet) -> list[str]:
-    """The events a chip is one of: those that cover some of its cell, if it is in their window or was taken as their
-    `before`."""
-    return [
-        v.event.id
-        for v in labels.verdicts
-        if v.touch.share > 0 and (0 <= v.days <= v.event.effect_days or f"before:{v.event.id}" in chip.role.split())
-    ]
+    splits, dropped = _splits(table, region), table["dropped"].to_pylist()
+    for k, names in enumerate(events_of):
+        if dropped[k] is None and torn_from_event(splits[k], [of_event[name] for name in names if name in of_event]):
+            dropped[k] = "split: event"
+    for name, values in (("split", splits), ("dropped", dropped)):
+        place = tables.CAPTIONS.get_field_index(name)
+        table = table.set_column(place, tables.CAPTIONS.field(name), pa.array(values, pa.string()))
+    names = table["chip_id"].combine_chunks()
+    in_order = pc.all(pc.less_equal(names[:-1], names[1:])).as_py()
+    return table.combine_chunks() if in_order is not False else table.sort_by("chip_id").combine_chunks()
 
 
 def _shares(region: Region) -> SplitShares:
@@ -176,15 +130,16 @@ def _splits_of_events(region: Region) -> dict[str, str]:
     }
 
 
-def _splits(of: dict[str, list[Any]], region: Region) -> list[str]:
+def _splits(table: pa.Table, region: Region) -> list[str]:
     """Split of every chip. Stratified: all dates and sensors of a cell together, by the labels of the kept chips."""
-    shares = _shares(region)
-    of_block = {block: spatial_split(block, shares) for block in set(of["block"])}
+    shares, blocks = _shares(region), table["block"].to_pylist()
+    of_block = {block: spatial_split(block, shares) for block in set(blocks)}
     if region.split.method == "spatial":
-        return [of_block[block] for block in of["block"]]
+        return [of_block[block] for block in blocks]
     masks: dict[str, int] = {}
-    for cell, mask, dropped in zip(of["cell"], of["label_mask"], of["dropped"], strict=True):
-        if dropped is None:
+    cells, label_masks, dropped = (table[name].to_pylist() for name in ("cell", "label_mask", "dropped"))
+    for cell, mask, reason in zip(cells, label_masks, dropped, strict=True):
+        if reason is None:
             masks[cell] = masks.get(cell, 0) | mask
-    cells = stratified_split(masks, shares)
-    return [cells.get(cell) or of_block[block] for cell, block in zip(of["cell"], of["block"], strict=True)]
+    dealt = stratified_split(masks, shares)
+    return [dealt.get(cell) or of_block[block] for cell, block in zip(cells, blocks, strict=True)]

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from harmonize.crosswalk import Crosswalk, parse_crosswalk
 from harmonize.events import CrisisEvent, Touch, Verdict
-from harmonize.labelset import Evidence, LabelSet, gap_days
+from harmonize.labelset import Evidence, LabelSet
 from harmonize.problem import Problem
+from harmonize.vocabulary import BIT, CLASSES
 from pipeline import events
 from pipeline.region import Region
 from pipeline.source import crosswalk_path
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 
@@ -42,26 +44,46 @@ def existing_crosswalk(region: Region, k: int) -> Path:
 def evidence_of(labels: pa.Table, crosswalks: dict[str, Crosswalk]) -> dict[str, list[Evidence]]:
     """cell -> what each source says on each of its days, in classes of the vocabulary.
 
-    Columns go through one batch at a time: as rows, those of all labels would take some GB.
+    By columns: as rows, the labels of hundreds of thousands of chips would take some GB.
     """
-    shares: dict[tuple[str, str, dt.date | None], dict[str, float]] = defaultdict(dict)
-    classes: dict[tuple[str, str], str | None] = {}
-    columns = labels.select(["cell", "source", "date", "code", "share", "dropped", "event"])
-    for batch in columns.to_batches(max_chunksize=100_000):
-        rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-        for cell, source, date, code, share, dropped, event in rows:
-            if dropped is not None or event is not None:
-                continue
-            if (source, code) not in classes:
-                classes[source, code] = crosswalks[source].classify(code)
-            class_ = classes[source, code]
-            if class_ is not None:
-                said = shares[cell, source, date]
-                said[class_] = said.get(class_, 0.0) + share
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kept = labels.filter(pc.and_(pc.is_null(labels["dropped"]), pc.is_null(labels["event"])))
+    # One row per (cell, source, date), and per row a share of each class.
+    keys = kept.select(["cell", "source", "date"]).append_column("row", pa.array(np.arange(kept.num_rows)))
+    groups = keys.group_by(["cell", "source", "date"], use_threads=False).aggregate([("row", "list")])
+    group = np.empty(kept.num_rows, np.int64)
+    lists = groups["row_list"].combine_chunks()
+    group[lists.flatten().to_numpy()] = np.repeat(np.arange(len(groups)), lists.value_lengths().to_numpy())
+    bits = _bits_of(kept, crosswalks)
+    mapped = bits >= 0
+    size = len(groups) * len(CLASSES)
+    weights = kept["share"].to_numpy()[mapped]
+    said = np.bincount(group[mapped] * len(CLASSES) + bits[mapped], weights, size).reshape(-1, len(CLASSES))
     found: dict[str, list[Evidence]] = defaultdict(list)
-    for (cell, source, date), said in shares.items():
-        found[cell].append(Evidence(source, date, said))
+    names = [groups[name].to_pylist() for name in ("cell", "source", "date")]
+    for cell, source, date, shares in zip(*names, said.tolist(), strict=True):
+        shares = {name: share for name, share in zip(CLASSES, shares, strict=True) if share}
+        if shares:
+            found[cell].append(Evidence(source, date, shares))
     return found
+
+
+def _bits_of(labels: pa.Table, crosswalks: dict[str, Crosswalk]) -> np.ndarray:
+    """Bit of every row's class, int64 (N,), -1 where the source says nothing there. An unknown code is a Problem."""
+    import numpy as np
+
+    source, code = (labels[name].combine_chunks().dictionary_encode() for name in ("source", "code"))
+    pairs = source.indices.to_numpy().astype(np.int64) * len(code.dictionary) + code.indices.to_numpy()
+    distinct, place = np.unique(pairs, return_inverse=True)
+    bits = []
+    for pair in distinct.tolist():
+        name, of = divmod(pair, len(code.dictionary))
+        class_ = crosswalks[source.dictionary[name].as_py()].classify(code.dictionary[of].as_py())
+        bits.append(-1 if class_ is None else BIT[class_])
+    return np.array(bits, np.int64)[place]
 
 
 def touched(labels: pa.Table, region: Region) -> dict[str, list[tuple[CrisisEvent, Touch]]]:
@@ -82,29 +104,30 @@ class EvidenceText:
 
     def __init__(self) -> None:
         self._cell = ""
-        self._of: dict[int, str] = {}
+        self._of: dict[int, tuple[str, int, str]] = {}
 
     def __call__(self, cell: str, labels: LabelSet, day: dt.date) -> str:
         if cell != self._cell:
             self._cell, self._of = cell, {}
-        said = [self._source(e, day) for e in labels.evidence]
+        today = day.toordinal()
+        said = []
+        for evidence in labels.evidence:
+            before, shown, after = self._of.get(id(evidence)) or self._spelled(evidence)
+            said.append(f"{before}{abs(today - shown)}{after}" if shown else after)
         said += [json.dumps(_by_event(v), sort_keys=True) for v in labels.verdicts]
         return f"[{', '.join(said)}]"
 
-    def _source(self, evidence: Evidence, day: dt.date) -> str:
-        text = self._of.get(id(evidence))
-        if text is None:
-            text = self._of[id(evidence)] = _by_source(evidence)
-        if evidence.date is None:
-            return f"{{{text}"
-        return f'{{"date": "{evidence.date}", "gap_days": {gap_days(evidence, day)}, {text}'
-
-
-def _by_source(evidence: Evidence) -> str:
-    """JSON of an undated evidence but its first brace; json.dumps takes three times as long, for millions of them."""
-    shares = ", ".join(f'"{name}": {round(share, 6)!r}' for name, share in sorted(evidence.shares.items()))
-    source = json.dumps(evidence.source)
-    return f'"labelled": {round(evidence.labelled, 6)!r}, "shares": {{{shares}}}, "source": {source}}}'
+    def _spelled(self, evidence: Evidence) -> tuple[str, int, str]:
+        """Text before the days between the chip and what the source shows, its day's number, and the text after; of
+        undated evidence all is after, and the number is 0."""
+        shares = ", ".join([f'"{name}": {round(share, 6)!r}' for name, share in sorted(evidence.shares.items())])
+        source, labelled = json.dumps(evidence.source), round(evidence.labelled, 6)
+        text = f'"labelled": {labelled!r}, "shares": {{{shares}}}, "source": {source}}}'
+        spelled = "", 0, f"{{{text}"
+        if evidence.date is not None:
+            spelled = f'{{"date": "{evidence.date}", "gap_days": ', evidence.date.toordinal(), f", {text}"
+        self._of[id(evidence)] = spelled
+        return spelled
 
 
 def _by_event(verdict: Verdict) -> dict[str, Any]:

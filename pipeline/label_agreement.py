@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from harmonize.agreement import Agreement, agreement_table, agreements
@@ -12,22 +14,25 @@ from pipeline import tables
 from pipeline.evidence import crosswalks_of, evidence_of
 from pipeline.region import Region
 from pipeline.store import Store
-from pipeline.work import Work
 
 AGREEMENT = "agreement.json"
 """Every two label sources against each other, class by class."""
 
 
-def agreement_of(work: Work, evidence: dict[str, list[Evidence]]) -> dict[tuple[str, str], Agreement]:
-    """How far every two label sources that some cell has both of say the same there, on the days of its chips."""
-    order = [use.source for use in work.region.labels]
-    days: dict[str, set[dt.date]] = {}
-    if len(set(order)) > 1:
-        for batch in work.tables["chips"].select(["cell", "datetime"]).to_batches():
-            for cell, when in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                days.setdefault(cell, set()).add(when.date())
+def agreement_of(
+    region: Region, chips: Iterable[tuple[str, dt.date]], evidence: dict[str, list[Evidence]]
+) -> dict[tuple[str, str], Agreement]:
+    """How far every two label sources that some cell has both of say the same there, on the days of its chips.
+
+    chips: cell and day of each. All chips of a cell belong into one call.
+    """
+    order = list(dict.fromkeys(use.source for use in region.labels))
+    days: dict[str, set[dt.date]] = defaultdict(set)
+    if len(order) > 1:
+        for cell, day in chips:
+            days[cell].add(day)
     said = ((evidence.get(cell, ()), sorted(of_cell)) for cell, of_cell in sorted(days.items()))
-    return agreements(said, list(dict.fromkeys(order)), work.region.captions.min_share)
+    return agreements(said, order, region.captions.min_share)
 
 
 def in_short(pair: tuple[str, str], found: Agreement) -> str:
@@ -44,9 +49,12 @@ def record(agreed: dict[tuple[str, str], Agreement]) -> list[dict[str, Any]]:
 
 def say_agreement(region: Region, store: Store) -> str:
     """A table per pair of sources that some cell has both of; Problem where no cell has two."""
+    import pyarrow as pa
+
     read = {name: tables.read_table(store, f"{name}.parquet", tables.SCHEMAS[name]) for name in ("chips", "labels")}
     crosswalks = crosswalks_of(region)
-    found = agreement_of(Work(region, store, read), evidence_of(read["labels"], crosswalks))
+    chips = zip(read["chips"]["cell"].to_pylist(), read["chips"]["datetime"].cast(pa.date32()).to_pylist(), strict=True)
+    found = agreement_of(region, chips, evidence_of(read["labels"], crosswalks))
     if not found:
         names = ", ".join(crosswalks) or "none"
         fix = "name a second source that covers the same ground under [[labels]]"

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harmonize import wording
-from harmonize.captions import paper_text, rich_text
+from harmonize.captions import paper_text, write_caption
+from harmonize.labelset import LabelSet
 from harmonize.problem import Problem
 from harmonize.query_families import PARAPHRASES
 from harmonize.views import SYNONYMS, seed_of, subset_view, synonym_view, view, view_and_mask
@@ -146,8 +147,9 @@ def test_no_text_is_cut(tmp_path: Path) -> None:
     from open_clip.tokenizer import SimpleTokenizer
 
     def tokens(shares: dict[str, float], orbit: str | None) -> list[int]:
-        texts = (rich_text(shares, "s1", dt.date(2020, 1, 1), 50.0, orbit, str(k)) for k in range(2000))
-        return [2 + len(tokenizer.encode(text)) for text in texts]
+        said = LabelSet(shares, {}, 0)
+        captions = (write_caption(said, "s1", dt.date(2020, 1, 1), 50.0, orbit, str(k)) for k in range(2000))
+        return [2 + len(tokenizer.encode(caption.rich)) for caption in captions]
 
     tokenizer = SimpleTokenizer()
     all_crises = dict.fromkeys(CRISES, 0.5)
