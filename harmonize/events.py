@@ -114,5 +114,26 @@ def crisis_labels(verdicts: Iterable[Verdict]) -> dict[str, Verdict]:
 
 
 def unknown_crises(verdicts: Sequence[Verdict]) -> set[str]:
-    """Crisis classes that an event says are unknown and none says are there."""
-    return {v.event.label for v in verdicts if v.says == "unknown"} - set(crisis_labels(verdicts))
+    """Crisis classes that an event says are unknown and none says are there.
+
+    One disaster is often mapped in parts, each an event of its own: a cell that one of them did not look at is known
+    all the same where another one of its kind did.
+    """
+    unknown = {v.event.label for v in verdicts if v.says == "unknown" and not any(_looked(w, v) for w in verdicts)}
+    return unknown - set(crisis_labels(verdicts))
+
+
+def _looked(seen: Verdict, unseen: Verdict) -> bool:
+    """Whether an event saw that nothing of another one's is there: a chip is unknown to that one for no other reason
+    than that nobody looked, this one is of the same kind, looked at the whole cell, found nothing, and began no earlier
+    than that one, so that its image shows what that one did; and the chip is no later than it can tell."""
+    event, other = seen.event, unseen.event
+    return (
+        unseen.touch.share == 0
+        and seen.says == "negative"
+        and seen.touch.share == 0
+        and (seen.touch.analysed or 0) >= 1
+        and event.kind == other.kind
+        and event.start >= other.start
+        and 0 <= seen.days <= 2 * event.effect_days
+    )

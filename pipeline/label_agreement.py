@@ -9,7 +9,6 @@ from typing import Any
 
 from harmonize.agreement import Agreement, agreement_table, agreements
 from harmonize.labelset import Evidence
-from harmonize.problem import Problem
 from pipeline import tables
 from pipeline.evidence import crosswalks_of, evidence_of
 from pipeline.region import Region
@@ -48,7 +47,7 @@ def record(agreed: dict[tuple[str, str], Agreement]) -> list[dict[str, Any]]:
 
 
 def say_agreement(region: Region, store: Store) -> str:
-    """A table per pair of sources that some cell has both of; Problem where no cell has two."""
+    """A table per pair of sources that some cell has both of."""
     import pyarrow as pa
 
     read = {name: tables.read_table(store, f"{name}.parquet", tables.SCHEMAS[name]) for name in ("chips", "labels")}
@@ -57,8 +56,10 @@ def say_agreement(region: Region, store: Store) -> str:
     found = agreement_of(region, chips, evidence_of(read["labels"], crosswalks))
     if not found:
         names = ", ".join(crosswalks) or "none"
-        fix = "name a second source that covers the same ground under [[labels]]"
-        raise Problem(f"no cell is labelled by two sources; sources: {names}", where=str(region.path), fix=fix)
+        return (
+            f"{region.name}: no cell is labelled by two sources; there are: {names}. A second one under [[labels]] "
+            "that covers the same ground would be compared."
+        )
     parts = []
     for pair, agreed in found.items():
         unsaid = crosswalks[pair[0]].unsaid, crosswalks[pair[1]].unsaid

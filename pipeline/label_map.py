@@ -79,8 +79,8 @@ def _looks(work: Work, cell: Cell, shapes: list[events.EventMap]) -> list[tuple[
     """The newest image of the cell, and once more with the outlines of the events that touch it."""
     from PIL import Image
 
-    chips = [r for r in work.tables["chips"].to_pylist() if r["cell"] == cell.name]
-    stored = {r["chip_id"]: r for r in work.tables["pixels"].to_pylist() if r["part"]}
+    chips = _rows(work, "chips", "cell", [cell.name])
+    stored = {r["chip_id"]: r for r in _rows(work, "pixels", "chip_id", [c["chip_id"] for c in chips]) if r["part"]}
     seen = [r for r in chips if r["chip_id"] in stored]
     if not seen:
         return [("no stored image", Image.new("RGB", (SIDE, SIDE), "lightgray"))]
@@ -93,6 +93,14 @@ def _looks(work: Work, cell: Cell, shapes: list[events.EventMap]) -> list[tuple[
     if touching:
         panels.append((", ".join(m.event.id for m in touching)[:36], _outlined(picture.copy(), cell, touching)))
     return panels
+
+
+def _rows(work: Work, table: str, column: str, values: list[str]) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = work.tables[table]
+    return rows.filter(pc.is_in(rows[column], pa.array(values, pa.string()))).to_pylist()
 
 
 def _outlined(picture: Image.Image, cell: Cell, touching: list[events.EventMap]) -> Image.Image:
@@ -113,7 +121,7 @@ def _maps(
 ) -> list[tuple[str, Image.Image]]:
     """Two panels per source that labels the cell: its own map, and what was counted on the cell's 10 m pixels."""
     panels = []
-    said = [r for r in work.tables["labels"].to_pylist() if r["cell"] == cell.name and r["share"] and not r["event"]]
+    said = [r for r in _rows(work, "labels", "cell", [cell.name]) if r["share"] and not r["event"]]
     for name, crosswalk in crosswalks.items():
         mine = sorted((r for r in said if r["source"] == name), key=lambda r: (str(r["date"]), -r["share"]))
         if not mine:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +23,12 @@ from pipeline.source import Source
 from pipeline.vector import with_siblings
 from pipeline.work import Outcome, Work
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Said = tuple[dt.date | None, str, float]
+"""Day that a source shows, code, share of the cell."""
+ROWS = 100_000
 WINDOW_CELLS = 32
 """Cells are read by windows of this many rows and columns: at 1.2 km, 38 km of label raster at once."""
 
@@ -66,30 +74,31 @@ def measure_labels(work: Work) -> Outcome:
 
     A cell that a source does not label keeps a row with the reason.
     """
+    import pyarrow as pa
+
     cells = [parse_cell(name) for name in sorted(set(work.tables["chips"].column("cell").to_pylist()))]
-    rows: list[dict[str, Any]] = []
+    parts: list[pa.Table] = []
     notes: list[str] = []
     opened: list[Path] = []
     for name in dict.fromkeys(use.source for use in work.region.labels):
         files = files_of(work, name, notes)
         opened += [p for f in files if is_watched(f.href, work.region) for p in with_siblings(Path(f.href))]
         found = _measure_source(work, name, files, cells)
-        for cell in cells:
-            rows += found.get(cell) or [_missing(cell, name, "no data" if cell in found else "not covered")]
+        parts += _tables(_rows(name, cells, found))
         labelled = sum(bool(found.get(cell)) for cell in cells)
         if labelled < len(cells):
             notes.append(f"warning: label source '{name}' labels {labelled} of {len(cells)} cells")
-    rows = [row | events.NOT_AN_EVENT for row in rows] + events.rows_of(events.load_events(work.region), cells)
-    rows.sort(key=lambda r: (r["cell"], r["source"], r["event"] or "", r["date"] or dt.date.min, r["code"] or ""))
-    dropped = Counter(r["dropped"] for r in rows if r["dropped"])
-    return Outcome(len(rows), tables.table_of(rows, tables.LABELS), dropped=dropped, notes=notes, outside=opened)
+    parts += _tables(events.rows_of(events.load_events(work.region), cells))
+    order = [(name, "ascending") for name in ("cell", "source", "event", "date", "code")]
+    table = pa.concat_tables([tables.LABELS.empty_table(), *parts]).sort_by(order).combine_chunks()
+    dropped = Counter(table["dropped"].drop_null().to_pylist())
+    return Outcome(table.num_rows, table, dropped=dropped, notes=notes, outside=opened)
 
 
-def _measure_source(
-    work: Work, name: str, files: list[LabelFile], cells: list[Cell]
-) -> dict[Cell, list[dict[str, Any]]]:
-    """cell -> its rows; a cell that a file touches without labelling it has none. Files of one day are one mosaic."""
-    found: dict[Cell, list[dict[str, Any]]] = {}
+def _measure_source(work: Work, name: str, files: list[LabelFile], cells: list[Cell]) -> dict[Cell, list[Said]]:
+    """cell -> what is said of it; a cell that a file touches without labelling it has nothing. Files of one day are one
+    mosaic."""
+    found: dict[Cell, list[Said]] = {}
     days = sorted({f.date for f in files}, key=lambda d: d or dt.date.min)
     jobs = [job for day in days for job in _jobs([f for f in files if f.date == day], cells)]
     for measured, (mosaic, _) in zip(work.jobs(_measure_window, jobs, len(jobs), name), jobs, strict=True):
@@ -97,10 +106,26 @@ def _measure_source(
             if sum(shares.values()) > 1 + 1e-6:
                 raise AssertionError(f"{name} labels {sum(shares.values()):.3f} of cell {cell.name}")
             mine = found.setdefault(cell, [])
-            mine += [
-                _row(cell, name, mosaic[0].date, code, share) for code, share in sorted(shares.items()) if share > 0
-            ]
+            mine += [(mosaic[0].date, code, round(share, 9)) for code, share in shares.items() if share > 0]
     return found
+
+
+def _rows(source: str, cells: list[Cell], found: dict[Cell, list[Said]]) -> Iterator[dict[str, Any]]:
+    """One per code that a cell has, or one that says why there is none."""
+    for cell in cells:
+        same = {"cell": cell.name, "source": source} | events.NOT_AN_EVENT
+        for date, code, share in found.get(cell, ()):
+            yield same | {"date": date, "code": code, "share": share, "dropped": None}
+        if not found.get(cell):
+            reason = "no data" if cell in found else "not covered"
+            yield same | {"date": None, "code": None, "share": None, "dropped": reason}
+
+
+def _tables(rows: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
+    """The rows as tables: as Python's dictionaries, a million of them would take 650 MB."""
+    left = iter(rows)
+    while some := list(itertools.islice(left, ROWS)):
+        yield tables.table_of(some, tables.LABELS)
 
 
 def _jobs(files: list[LabelFile], cells: list[Cell]) -> list[tuple[list[LabelFile], list[Cell]]]:
@@ -124,11 +149,3 @@ def _jobs(files: list[LabelFile], cells: list[Cell]) -> list[tuple[list[LabelFil
 def _measure_window(_: Work, job: tuple[list[LabelFile], list[Cell]]) -> list[tuple[Cell, Shares]]:
     """Job: the cells of one window that files of one day touch, with the shares of their codes."""
     return list(measure(*job))
-
-
-def _row(cell: Cell, source: str, date: dt.date | None, code: str, share: float) -> dict[str, Any]:
-    return {"cell": cell.name, "source": source, "date": date, "code": code, "share": round(share, 9), "dropped": None}
-
-
-def _missing(cell: Cell, source: str, reason: str) -> dict[str, Any]:
-    return {"cell": cell.name, "source": source, "date": None, "code": None, "share": None, "dropped": reason}

@@ -110,6 +110,36 @@ def test_of_several_events_any_positive_one_counts_then_any_unknown_one() -> Non
     assert combine([], [], on(15), 0.05, verdicts[::-1]) == labels
 
 
+def flood(days: int) -> CrisisEvent:
+    return CrisisEvent(f"flood-{days}", "flood", on(days), 20, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("seen", "unseen", "day", "known"),
+    [
+        # Two maps of one flood: what one analysed and found dry is known, whatever the other one did not look at.
+        ((flood(0), CLEAR), (flood(0), PARTLY), 5, True),
+        ((flood(0), CLEAR), (flood(0), Touch(0.0, 0.0, 50_000.0)), 5, True),
+        ((flood(0), CLEAR), (flood(0), NEAR), 5, True),
+        ((flood(0), CLEAR), (flood(0), PARTLY), 30, True),
+        # A sliver of the other one is there; this one did not look at all of the cell either, or it has no extent.
+        ((flood(0), CLEAR), (flood(0), SLIVER), 5, False),
+        ((flood(0), PARTLY), (flood(0), PARTLY), 5, False),
+        ((flood(0), FAR), (flood(0), PARTLY), 5, False),
+        # Another kind of event was looked for; the other flood began later; this one's map is too old for the chip.
+        ((FIRE, CLEAR), (flood(0), PARTLY), 5, False),
+        ((flood(0), CLEAR), (flood(3), PARTLY), 5, False),
+        ((flood(3), CLEAR), (flood(0), PARTLY), 5, True),
+        ((flood(3), CLEAR), (flood(0), PARTLY), 2, False),
+    ],
+)
+def test_what_one_map_of_a_disaster_shows_is_known(
+    seen: tuple[CrisisEvent, Touch], unseen: tuple[CrisisEvent, Touch], day: int, known: bool
+) -> None:
+    verdicts = [judge(*seen, on(day)), judge(*unseen, on(day))]
+    assert unknown_crises(verdicts) == unknown_crises(verdicts[::-1]) == (set() if known else {"flooded area"})
+
+
 def test_crisis_bits_of_a_label_set() -> None:
     land = [Evidence("a", None, {"crops": 0.9, "water": 0.1})]
     labels = combine(land, ["a"], on(3), 0.05, [judge(FLOOD, Touch(0.2, None, 0.0), on(3)), judge(FIRE, NEAR, on(3))])
