@@ -6,7 +6,6 @@ Thresholds come later (stage chips), so they can change without reading the scen
 from __future__ import annotations
 
 import functools
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,7 +198,6 @@ def _class_shares(classes: np.ndarray) -> np.ndarray:
 def read_screen(store: Store, names: list[str]) -> pa.Table:
     """All candidate files as one table."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    parts = [pq.read_table(io.BytesIO(store.read(name))) for name in names]
+    parts = [tables.read_parquet(store, name) for name in names]
     return pa.concat_tables(parts) if parts else tables.SCREEN.empty_table()

@@ -242,12 +242,27 @@ def write_table(store: Store, name: str, table: pa.Table, schema: pa.Schema) -> 
     return store.write(name, parquet_bytes(check(table, schema, name).cast(schema)))
 
 
+def read_parquet(store: Store, name: str) -> pa.Table:
+    """A Parquet file of a store.
+
+    Arrow's threads must hold nothing of Python's: one that lets it go while Python ends takes the process down. So they
+    open a local file by its name, and stay out of what came from a bucket.
+    """
+    if store.remote:
+        return pq.ParquetFile(io.BytesIO(store.read(name)), pre_buffer=False).read(use_threads=False)
+    return pq.ParquetFile(store.path(name)).read()
+
+
 def read_table(store: Store, name: str, schema: pa.Schema) -> pa.Table:
     """A table, checked against its schema; a damaged file is a Problem with code 4."""
+    stage = name.partition(".")[0]
+    known = stage in SCHEMAS and stage != "index"
     try:
-        table = pq.read_table(io.BytesIO(store.read(name)))
+        table = read_parquet(store, name)
     except FileNotFoundError:
-        raise Problem(f"{name} is not there", where=store.root, fix="run the stage that writes it") from None
+        fix = f"make corpus REGION=…, or python -m pipeline {stage} REGION" if known else "run the stage that writes it"
+        raise Problem(f"{name} is not there", where=store.root, fix=fix) from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise Problem(f"{name} is damaged: {error}", where=store.root, fix="redo the stage", code=4) from None
+        fix = f"make redo STAGE={stage} REGION=…" if known else "redo the stage"
+        raise Problem(f"{name} is damaged: {error}", where=store.root, fix=fix, code=4) from None
     return check(table, schema, f"{store.root}/{name}")

@@ -104,7 +104,7 @@ def _open_one(folder: Path) -> tuple[dict[str, Any], pa.Table, list[Path]]:
     if hashlib.sha256(data).hexdigest() != about["index"]["sha256"]:
         raise Problem("the index is not the one shards.json names", where=str(path), fix="make shards again", code=4)
     try:
-        table = pq.read_table(io.BytesIO(data))
+        table = pq.ParquetFile(path).read()  # by name: see pipeline.tables.read_parquet
     except pa.ArrowInvalid as error:
         raise Problem(f"the index is damaged: {error}", where=str(path), fix="make shards again", code=4) from None
     tars = []
