@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -44,12 +45,18 @@ def _explain(error: ValidationError, model: type[BaseModel], path: Path, prefix:
     more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, first["loc"][:-1])
-        return Problem(f"unknown key '{key}'{more}", where=str(path), fix=nearest(str(first["loc"][-1]), known))
+        others = [prefix + _dotted(m["loc"]) for m in mistakes if m["type"] == "extra_forbidden" and m is not first]
+        what = f"unknown key '{key}'" + (f", and {', '.join(map(repr, others))}" if others else "")
+        return Problem(what, where=str(path), fix=nearest(str(first["loc"][-1]), known))
     if first["type"] == "missing":
         return Problem(f"key '{key}' is missing{more}", where=str(path), fix=f"add '{key} = …'")
     message = first["msg"].removeprefix("Value error, ")
     what, _, fix = message.partition(" | ")
     name = f"'{key}': " if key else ""
+    if first["type"] == "literal_error":
+        expected = re.findall(r"'([^']*)'", first["ctx"]["expected"])
+        fix = nearest(str(first["input"]), expected)
+        return Problem(f"'{key}' is {first['input']!r}{more}", where=str(path), fix=fix)
     return Problem(f"{name}{what}{more}", where=str(path), fix=fix or f"it is now {first['input']!r}"[:200])
 
 

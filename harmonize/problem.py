@@ -33,8 +33,15 @@ def _rebuild(what: str, where: str, fix: str, code: int) -> Problem:
     return Problem(what, where=where, fix=fix, code=code)
 
 
+MOST = 40
+"""Of what is known, so many are listed."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`did you mean …?` for the known word most like `word`, else the list of what is known."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+    if close:
+        return f"did you mean '{close[0]}'?"
+    more = f" and {len(known) - MOST} more" if len(known) > MOST else ""
+    return f"known: {', '.join(known[:MOST])}{more}"

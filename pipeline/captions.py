@@ -12,9 +12,10 @@ from harmonize.splits import SplitShares, event_split, spatial_split, stratified
 from harmonize.vocabulary import VOCABULARY_VERSION
 from pipeline import events, tables
 from pipeline.caption_rows import Batch, Captioned, Chip, caption
-from pipeline.evidence import crosswalks_of, existing_crosswalk
+from pipeline.evidence import crosswalks_of
 from pipeline.label_agreement import AGREEMENT, in_short, record
 from pipeline.region import Region
+from pipeline.source import crosswalk_path
 from pipeline.splits import SPLIT_REPORT, report_of
 from pipeline.work import Outcome, Work
 
@@ -38,7 +39,7 @@ def params(region: Region) -> dict[str, Any]:
 
 
 def outside(region: Region) -> list[Path]:
-    crosswalks = [existing_crosswalk(region, k) for k in range(len(region.labels))]
+    crosswalks = [crosswalk_path(region.source(use.source)) for use in region.labels]
     return crosswalks + (events.files(region, "href") if _whole(region) else [])
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harmonize.crosswalk import Crosswalk, parse_crosswalk
+from harmonize.crosswalk import Crosswalk
 from harmonize.events import CrisisEvent, Touch, Verdict
 from harmonize.labelset import Evidence, LabelSet
-from harmonize.problem import Problem
 from harmonize.vocabulary import BIT, CLASSES
 from pipeline import events
 from pipeline.region import Region
-from pipeline.source import crosswalk_path
+from pipeline.source import read_crosswalk
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,21 +22,7 @@ if TYPE_CHECKING:
 
 def crosswalks_of(region: Region) -> dict[str, Crosswalk]:
     """Label source -> its crosswalk."""
-    paths = {use.source: crosswalk_path(region.source(use.source)) for use in region.labels}
-    return {name: parse_crosswalk(path.read_bytes(), str(path)) for name, path in paths.items()}
-
-
-def existing_crosswalk(region: Region, k: int) -> Path:
-    """The crosswalk's file of the label source `k` of the manifest."""
-    source = region.source(region.labels[k].source)
-    path = crosswalk_path(source)
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.csv"))) or "none"
-        where = f"{region.path}, source '{region.labels[k].source}', key 'crosswalk'"
-        raise Problem(
-            f"there is no crosswalk '{source.crosswalk}'", where=where, fix=f"there are: {known}; or give a path"
-        )
-    return path
+    return {use.source: read_crosswalk(region.source(use.source), str(region.path)) for use in region.labels}
 
 
 def evidence_of(labels: pa.Table, crosswalks: dict[str, Crosswalk]) -> dict[str, list[Evidence]]:

@@ -56,14 +56,32 @@ def href_of(use: LabelUse, source: Source, region: Region) -> str:
 def _files(work: Work, k: int, use: LabelUse, notes: list[str]) -> Iterator[LabelFile]:
     source, where = work.region.source(use.source), where_of(work.region, k)
     if use.href or source.href:
-        href = href_of(use, source, work.region)
-        if "://" not in href and not Path(href).exists():
-            fix = "check href; it is relative to the manifest's folder"
-            raise Problem(f"there is no label file {href}", where=where, fix=fix)
-        yield LabelFile(source, href, use.date, where)
+        yield LabelFile(source, _named_file(work.region, k), use.date, where)
         return
     items = read_items(source, where) if source.items else label_items(work, use, where, notes)
     yield from _of_items(items, work, use, where)
+
+
+def _named_file(region: Region, k: int) -> str:
+    """The one file that the manifest, or else the source, names."""
+    use = region.labels[k]
+    source = region.source(use.source)
+    href = href_of(use, source, region)
+    if "://" not in href and not href.startswith("/vsi") and not Path(href).exists():
+        base = "the manifest's folder" if use.href else f"{source.base}; a region gives its own href"
+        raise Problem(
+            f"there is no label file {href}", where=where_of(region, k), fix=f"check href; it is relative to {base}"
+        )
+    return href
+
+
+def check_named_files(region: Region) -> None:
+    """Before anything is asked of an archive: the label files that are named are there."""
+    for k, use in enumerate(region.labels):
+        source = region.source(use.source)
+        href = use.href or source.href
+        if href and not href.startswith(SCHEME):
+            _named_file(region, k)
 
 
 def _of_items(items: list[Item], work: Work, use: LabelUse, where: str) -> Iterator[LabelFile]:

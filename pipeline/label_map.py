@@ -23,6 +23,7 @@ from pipeline.grid import Cell, centres, parse_cell
 from pipeline.label_files import LabelFile, files_of, is_vector
 from pipeline.label_shares import SAMPLE_M, codes_of
 from pipeline.parts import read_chip
+from pipeline.picture import picture_path, save_picture
 from pipeline.sample import quicklook
 from pipeline.shapes import squares_of
 from pipeline.work import Work
@@ -244,8 +245,8 @@ def _font(size: int) -> Any:
 
 def write_label_map(work: Work, names: list[str], number: int, png: Path) -> None:
     """The picture as a PNG."""
-    png.parent.mkdir(parents=True, exist_ok=True)
-    draw_labels(work, names, number).save(png)
+    picture_path(png)
+    save_picture(draw_labels(work, names, number), png)
 
 
 NEEDS = {"chips": tables.CHIPS, "pixels": tables.PIXELS, "labels": tables.LABELS}

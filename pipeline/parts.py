@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from harmonize.problem import Problem
 from pipeline.sample import DTYPE, GROUPS, group_shape
 from pipeline.store import file_sha256
 
@@ -93,7 +94,11 @@ def read_part(store: Store, name: str) -> tuple[str, list[dict[str, Any]]]:
 
 def read_chip(store: Store, part: str, row: int, sensor: str, size_px: int) -> dict[str, np.ndarray]:
     """The stored arrays of one chip, by group, without reading its neighbours."""
-    batch = _open_part(store, part).get_batch(row)
+    try:
+        batch = _open_part(store, part).get_batch(row)
+    except (pa.ArrowInvalid, OSError) as error:
+        fix = "make redo STAGE=pixels REGION=… cuts what is damaged again"
+        raise Problem(f"{part} is damaged: {error}", where=store.root, fix=fix, code=4) from None
     kind = np.dtype(DTYPE[sensor]).newbyteorder("<")
     return {
         group.name: np.frombuffer(batch.column(group.name)[0].as_buffer(), kind).reshape(group_shape(group, size_px))

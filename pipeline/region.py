@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +11,9 @@ from pydantic import Field, field_validator, model_validator
 from harmonize.problem import Problem, nearest
 from pipeline.access import without_secrets
 from pipeline.event import Event
-from pipeline.manifest import Manifest, parse, read_toml
+from pipeline.manifest import Day, Manifest, parse, read_toml
 from pipeline.sandbox import SCHEME, path_of, size_named_by, size_of
-from pipeline.source import Source, known_sources, load_sources
+from pipeline.source import Source, known_sources, load_sources, read_crosswalk
 
 Share = Field(ge=0, le=1)
 
@@ -34,7 +33,7 @@ class LabelUse(Manifest):
 
     source: str
     href: str | None = None
-    date: dt.date | None = None
+    date: Day | None = None
     """Day an undated file shows."""
 
     _plain_href = field_validator("href")(without_secrets)
@@ -101,8 +100,8 @@ class Region(Manifest):
     """west, south, east, north in degrees (EPSG:4326)."""
     geometry: str | None = None
     mgrs: tuple[str, ...] | None = None
-    start: dt.date
-    end: dt.date
+    start: Day
+    end: Day
     size_px: int = Field(default=120, gt=0)
     """Side of a chip in 10 m pixels; a multiple of 6, so that 20 m and 60 m pixels nest."""
     max_cloud: float = Field(default=0.10, ge=0, le=1)
@@ -231,6 +230,7 @@ def _check_label(path: Path, k: int, use: LabelUse, source: Source) -> None:
             where=f"{path}, key 'labels[{k}].href'",
             fix="add href = 'path/to/file.tif' there, or items / api to the source",
         )
+    read_crosswalk(source, f"{path}, key 'labels[{k}]' ({use.source}), its crosswalk")
 
 
 def _check_event(region: Region, k: int, event: Event) -> None:

@@ -152,6 +152,8 @@ def run_upto(
 ) -> list[Receipt]:
     """Run whatever is not up to date, from the first stage to `last`; the receipts of what ran."""
     done = []
+    if states(region, store, "scenes")["scenes"].reason:
+        _check_files(region)
     for stage in upto(last):
         found = states(region, store, stage.name)
         reason = found[stage.name].reason
@@ -159,6 +161,17 @@ def run_upto(
             say(f"{stage.name}: {reason}")
             done.append(_run(stage, region, store, found, quiet, scheduler))
     return done
+
+
+def _check_files(region: Region) -> None:
+    """What labels and events name is looked at before hours go into an archive. Files of the sample world are not there
+    before it is drawn."""
+    from pipeline.events import load_events
+    from pipeline.label_files import check_named_files
+
+    check_named_files(region)
+    if not region.worlds:
+        load_events(region)
 
 
 def redo(

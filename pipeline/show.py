@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from harmonize.problem import Problem, nearest
 from pipeline import tables
 from pipeline.grid import parse_cell
 from pipeline.parts import read_chip
+from pipeline.picture import picture_path, save_picture
 from pipeline.sample import CANONICAL_BANDS, SENSORS, UNIT, quicklook, stack_canonical
 from pipeline.store import Store
 
@@ -114,6 +116,8 @@ def _dataset(store: Store, row: dict[str, Any]) -> xr.Dataset:
 def show_chip(name: str, out: str, netcdf: Path | None, tif: Path | None, png: Path | None) -> None:
     """Print what a chip (or each chip of a cell) is; write the first one's pixels where asked."""
     found = find_chips(name, out)
+    if png:
+        picture_path(png)
     for _, row in found:
         caption, pixel = row.get("captions") or {}, row.get("pixels") or {}
         print(row["chip_id"])
@@ -136,12 +140,17 @@ def show_chip(name: str, out: str, netcdf: Path | None, tif: Path | None, png: P
         from PIL import Image
 
         picture = Image.fromarray(quicklook(_arrays(store, row), row["sensor"]))
-        picture.resize((4 * picture.width, 4 * picture.height), Image.Resampling.NEAREST).save(_ready(png))
+        save_picture(picture.resize((4 * picture.width, 4 * picture.height), Image.Resampling.NEAREST), png)
     for path in (netcdf, tif, png):
         if path:
             print(f"wrote {path}")
 
 
 def _ready(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Problem(f"the file cannot be written: {error}", where=str(path), fix="name another place") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise Problem("no file can be written there", where=str(path), fix="name another place")
     return path

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from harmonize.crosswalk import Crosswalk, parse_crosswalk
 from harmonize.problem import Problem
 from pipeline.access import without_secrets
 from pipeline.manifest import Manifest, parse, read_toml
@@ -142,6 +143,17 @@ def known_sources() -> dict[str, Source]:
     """All sources of manifests/sources.toml."""
     path = manifests_folder() / "sources.toml"
     return load_sources(read_toml(path), path) if path.exists() else {}
+
+
+def read_crosswalk(source: Source, where: str) -> Crosswalk:
+    """The crosswalk of a labels source; Problem where there is none, or it is no good."""
+    path = crosswalk_path(source)
+    if not path.is_file():
+        named = (source.crosswalk or "").endswith(".csv")
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.csv"))) or "none"
+        fix = "check the path; it is relative to the manifest's folder" if named else f"there are: {known}; or a path"
+        raise Problem(f"there is no crosswalk {path if named else repr(source.crosswalk)}", where=where, fix=fix)
+    return parse_crosswalk(path.read_bytes(), str(path))
 
 
 def crosswalk_path(source: Source) -> Path:

@@ -86,10 +86,10 @@ def show_splits(region: Region, store: Store, png: Path | None) -> None:
         print(f"dropped: {', '.join(f'{n} {reason}' for reason, n in sorted(lost.items()))}")
     print("\n".join(report_lines(report_of(chips, captions, region))))
     if png:
+        from pipeline.picture import save_picture
         from pipeline.split_map import draw_map
 
-        png.parent.mkdir(parents=True, exist_ok=True)
-        draw_map(placed(chips, captions), region).save(png)
+        save_picture(draw_map(placed(chips, captions), region), png)
         print(f"wrote {png}")
 
 

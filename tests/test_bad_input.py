@@ -7,13 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from commands import run
 from world import World
 
+from harmonize.problem import Problem
 from pipeline.receipt import read_receipt
+from pipeline.region import load_region
 from pipeline.stac_io import Patience
 from pipeline.store import Store
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "world")
 
 
 def cli(*words: str) -> tuple[int, str]:
@@ -206,3 +214,77 @@ def test_a_stage_alone_refuses_on_a_missing_input(tmp_path: Path) -> None:
     assert code == 2
     assert "needs scenes" in said
     assert f"python -m pipeline scenes {manifest}" in said
+
+
+def test_what_a_manifest_names_is_looked_at_before_an_archive_is_asked(world: World, tmp_path: Path) -> None:
+    """A label file, a crosswalk and an event that are missing or broken: told before the first stage, nothing written."""
+    out = tmp_path / "out"
+    manifest = world.write()
+    (world.root / "labels/classes.csv").write_text("code,name,class,status\n1,a,wet,judgement\n")
+    code, said = cli("build", str(manifest), "--out", str(out))
+    assert (code, "'wet' is not in the vocabulary" in said) == (2, True)
+    (world.root / "labels/classes.csv").unlink()
+    code, said = cli("status", str(manifest), "--out", str(out))
+    assert (code, "there is no crosswalk" in said) == (2, True)
+    manifest = world.write()
+    (world.root / "labels/classes.tif").unlink()
+    code, said = cli("build", str(manifest), "--out", str(out))
+    assert (code, "there is no label file" in said) == (2, True)
+    manifest = world.write()
+    (world.root / "flood.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    world.tail = '[[events]]\nkind = "flood"\nsource = "geojson"\nhref = "flood.geojson"\nstart = 2020-06-01\n'
+    code, said = cli("build", str(world.write_manifest()), "--out", str(out))
+    assert (code, "flood.geojson" in said) == (2, True)
+    assert not list(out.glob("*/scenes.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("start", "day"),
+    [
+        ("2020-06-01", "2020-06-01"),
+        ("2020-06-01T00:30:00+02:00", "2020-05-31"),
+        ("2020-06-01T23:30:00", "2020-06-01"),
+        ('"2020-06-01T23:30:00-05:00"', "2020-06-02"),
+    ],
+)
+def test_times_of_a_manifest_are_utc_days(world: World, start: str, day: str) -> None:
+    path = world.write()
+    path.write_text(path.read_text().replace("start = 2020-01-01", f"start = {start}"))
+    assert str(load_region(path).start) == day
+
+
+@pytest.mark.parametrize("start", ["9999-12-31", "0001-01-01"])
+def test_days_beyond_the_record_are_told(world: World, start: str) -> None:
+    path = world.write()
+    path.write_text(path.read_text().replace("start = 2020-01-01", f"start = {start}"))
+    with pytest.raises(Problem, match="is no day of this record"):
+        load_region(path)
+
+
+@pytest.mark.parametrize("name", ["x.foo", "x", "."])
+def test_a_picture_that_cannot_be_written_is_told(real_folder: Path, real_run: Path, tmp_path: Path, name: str) -> None:
+    manifest, out = str(real_folder / "real-samples.toml"), str(real_run.parent)
+    for command in ("splits", "label-map"):
+        code, said = cli(command, manifest, "--out", out, "--png", str(tmp_path / name))
+        assert (code, "no name of a picture" in said) == (2, True)
+
+
+def test_a_damaged_part_is_named(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert cli("build", str(world.write()), "--to", "pixels", "--out", str(out))[0] == 0
+    part = next((out / "tiny/pixels").rglob("*.arrow"))
+    part.write_bytes(b"ARROW")
+    chip = pq.read_table(out / "tiny/chips.parquet")["chip_id"].to_pylist()
+    for name in chip:
+        code, said = cli("show", name, "--out", str(out), "--png", str(tmp_path / "x.png"))
+        if code:
+            break
+    assert (code, part.name in said, "make redo STAGE=pixels" in said) == (4, True, True)
+
+
+def test_an_unknown_chip_lists_a_few(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert cli("build", str(world.write()), "--to", "captions", "--out", str(out))[0] == 0
+    code, said = cli("show", "nope", "--out", str(out))
+    assert code == 2
+    assert len(said) < 3000

@@ -124,7 +124,6 @@ class World:
         classes = np.ones((self.size_m // 10,) * 2, np.uint8)
         classes[:, self.size_m // 20 :] = 2
         self.tif(self.root / "labels/classes.tif", classes, 10)
-        (self.root / "labels/classes.csv").write_text(self.crosswalk)
         return self.write_manifest()
 
     def write_manifest(self) -> Path:
@@ -172,6 +171,8 @@ crosswalk = "labels/classes.csv"
 nodata = [0]
 """
         )
+        (self.root / "labels").mkdir(parents=True, exist_ok=True)
+        (self.root / "labels/classes.csv").write_text(self.crosswalk)
         path = self.root / f"{self.name}.toml"
         path.write_text(text)
         return path
