@@ -77,7 +77,7 @@ def _chosen(work: Work, names: list[str], number: int) -> list[Cell]:
 
 
 def _looks(work: Work, cell: Cell, shapes: list[events.EventMap]) -> list[tuple[str, Image.Image]]:
-    """The newest image of the cell, and once more with the outlines of the events that touch it."""
+    """The newest image of the cell, and one per event that touches it, with its outline and share."""
     from PIL import Image
 
     chips = _rows(work, "chips", "cell", [cell.name])
@@ -85,15 +85,28 @@ def _looks(work: Work, cell: Cell, shapes: list[events.EventMap]) -> list[tuple[
     seen = [r for r in chips if r["chip_id"] in stored]
     if not seen:
         return [("no stored image", Image.new("RGB", (SIDE, SIDE), "lightgray"))]
-    chip = max(seen, key=lambda r: (r["sensor"], r["datetime"]))  # s2 before s1
+    panels = [_look(work, max(seen, key=_s2_and_new), stored)]
+    for mapped in shapes:
+        share = events.shares(mapped, squares_of([cell])).get(cell)
+        if share:
+            # An image that was taken for the event shows it, if there is one.
+            after = [r for r in seen if f"after:{mapped.event.id}" in r["role"].split()]
+            day, picture = _look(work, max(after or seen, key=_s2_and_new), stored)
+            panels.append((f"{mapped.event.id} {share:.0%}\n{day}", _outlined(picture, cell, mapped)))
+    return panels
+
+
+def _s2_and_new(chip: dict[str, Any]) -> tuple[str, Any]:
+    return chip["sensor"], chip["datetime"]
+
+
+def _look(work: Work, chip: dict[str, Any], stored: dict[str, dict[str, Any]]) -> tuple[str, Image.Image]:
+    from PIL import Image
+
     where = stored[chip["chip_id"]]
     arrays = read_chip(work.store, where["part"], where["row"], chip["sensor"], chip["size_px"])
     picture = Image.fromarray(quicklook(arrays, chip["sensor"])).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-    panels = [(f"{chip['sensor']} {chip['datetime']:%Y-%m-%d}", picture)]
-    touching = [m for m in shapes if events.shares(m, squares_of([cell]))]
-    if touching:
-        panels.append((", ".join(m.event.id for m in touching)[:36], _outlined(picture.copy(), cell, touching)))
-    return panels
+    return f"{chip['sensor']} {chip['datetime']:%Y-%m-%d}", picture
 
 
 def _rows(work: Work, table: str, column: str, values: list[str]) -> list[dict[str, Any]]:
@@ -104,16 +117,16 @@ def _rows(work: Work, table: str, column: str, values: list[str]) -> list[dict[s
     return rows.filter(pc.is_in(rows[column], pa.array(values, pa.string()))).to_pylist()
 
 
-def _outlined(picture: Image.Image, cell: Cell, touching: list[events.EventMap]) -> Image.Image:
+def _outlined(picture: Image.Image, cell: Cell, mapped: events.EventMap) -> Image.Image:
     import shapely
     from PIL import ImageDraw
 
     draw = ImageDraw.Draw(picture)
-    for mapped in touching:
-        local = events.local_part(mapped.shape, cell)
-        for part in shapely.get_parts(shapely.get_rings(local)):
-            xy = (shapely.get_coordinates(part) - [cell.bounds[0], cell.bounds[3]]) / cell.side_m * [SIDE, -SIDE]
-            draw.line([tuple(p) for p in xy], fill=COLOURS[mapped.event.label], width=3)
+    local = events.local_part(mapped.shape, cell)
+    for part in shapely.get_parts(shapely.get_rings(local)):
+        xy = (shapely.get_coordinates(part) - [cell.bounds[0], cell.bounds[3]]) / cell.side_m * [SIDE, -SIDE]
+        draw.line([tuple(p) for p in xy], fill="white", width=5)
+        draw.line([tuple(p) for p in xy], fill=COLOURS[mapped.event.label], width=3)
     return picture
 
 
