@@ -15,7 +15,9 @@ from harmonize.problem import Problem, nearest
 class Manifest(BaseModel):
     """Base of everything read from a manifest: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 M = TypeVar("M", bound=Manifest)

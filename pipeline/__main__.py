@@ -110,6 +110,14 @@ def show(
 
 
 @app.command()
+def manifest() -> None:
+    """Print every key of a region's manifest and of a source: type, default, meaning."""
+    from pipeline.manifest_help import manifest_lines
+
+    print("\n".join(manifest_lines()))
+
+
+@app.command()
 def gdacs(
     file: Annotated[Path, typer.Argument(help="a saved answer of the GDACS API (geteventlist/SEARCH, GeoJSON)")],
     region: Annotated[Path | None, typer.Option(help="say what lies in this manifest's area and period")] = None,

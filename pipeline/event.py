@@ -46,10 +46,15 @@ class Event(Manifest):
     """First day, UTC. None: the file's features say it in a property `start` or `date`; a package in the file of its
     activation (`eventTime`)."""
     effect_days: int = Field(default=0, ge=1, le=MOST_DAYS)
+    """Days from `start` on in which it can be seen. Default by kind."""
     min_event_share: float = Field(default=0.05, gt=0, le=1)
+    """Share of a cell that it must cover for its label."""
     before: int = Field(default=1, ge=0)
+    """Acquisitions kept per covered cell and sensor besides per_cell: the latest before `start`,"""
     before_days: int = Field(default=60, ge=1, le=MOST_DAYS)
+    """at most so many days before,"""
     after: int = Field(default=2, ge=0)
+    """and the first in its effect window."""
     licence: str = "unknown"
     attribution: str = ""
     """As that of a source. Default, as of the licence: what is known of the event's source."""

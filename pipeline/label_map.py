@@ -123,7 +123,7 @@ def _outlined(picture: Image.Image, cell: Cell, mapped: events.EventMap) -> Imag
 
     draw = ImageDraw.Draw(picture)
     local = events.local_part(mapped.shape, cell)
-    for part in shapely.get_parts(shapely.get_rings(local)):
+    for part in shapely.get_rings(shapely.get_parts(local)):
         xy = (shapely.get_coordinates(part) - [cell.bounds[0], cell.bounds[3]]) / cell.side_m * [SIDE, -SIDE]
         draw.line([tuple(p) for p in xy], fill="white", width=5)
         draw.line([tuple(p) for p in xy], fill=COLOURS[mapped.event.label], width=3)

@@ -22,8 +22,11 @@ class Imagery(Manifest):
     """One use of an imagery source."""
 
     source: str
+    """Name of an imagery source."""
     per_cell: int = Field(default=2, ge=1)
+    """Acquisitions kept per cell and sensor."""
     orbit: Literal["any", "ascending", "descending"] = "any"
+    """Pass, for S1."""
     max_days_apart: float = Field(default=6, ge=0)
     """Days between an S1 acquisition and the S2 acquisition it goes with."""
 
@@ -32,7 +35,9 @@ class LabelUse(Manifest):
     """One use of a label source; the order in the manifest is the order of precedence."""
 
     source: str
+    """Name of a label source; it may be named several times, with a file each."""
     href: str | None = None
+    """File of this region, before the source's own."""
     date: Day | None = None
     """Day an undated file shows."""
 
@@ -41,13 +46,16 @@ class LabelUse(Manifest):
 
 class Captions(Manifest):
     style: Literal["paper", "rich"] = "paper"
+    """Which of the two captions goes into <chip_id>.txt."""
     min_share: float = Field(default=0.05, ge=0, le=1)
     """Area share from which a class counts; 0 = any pixel."""
 
 
 class Split(Manifest):
     method: Literal["spatial", "stratified"] = "spatial"
+    """spatial: by block, whatever the region. stratified: each class has its share in each split of this region."""
     block_km: float = Field(default=12, gt=0)
+    """Side of a block."""
     events: Literal["whole", "blocks"] = "whole"
     """whole: all chips of an event that are kept are of one split. blocks: they may be of several, as they always may
     where the split is stratified."""
@@ -83,8 +91,11 @@ class Split(Manifest):
 
 class Shards(Manifest):
     quicklook: bool = True
+    """Whether samples have a .jpg."""
     shard_mb: float = Field(default=256, gt=0)
+    """Size of a tar, about."""
     seed: int = 0
+    """Of the order of samples."""
 
 
 class Region(Manifest):
@@ -96,16 +107,23 @@ class Region(Manifest):
     """Folder of the embedded sample worlds, for `sandbox://` hrefs; not part of any hash."""
 
     name: str
+    """The file's stem; names the region's folder."""
     bounds: tuple[float, float, float, float] | None = None
     """west, south, east, north in degrees (EPSG:4326)."""
     geometry: str | None = None
+    """Vector file of polygons."""
     mgrs: tuple[str, ...] | None = None
+    """MGRS tiles such as 32TQR: their 100 km squares."""
     start: Day
+    """First day, UTC."""
     end: Day
+    """Last day, included."""
     size_px: int = Field(default=120, gt=0)
     """Side of a chip in 10 m pixels; a multiple of 6, so that 20 m and 60 m pixels nest."""
     max_cloud: float = Field(default=0.10, ge=0, le=1)
+    """Share of a chip in cloud, shadow or cirrus (SCL); 1: clouds are not looked at."""
     max_nodata: float = Field(default=0.05, ge=0, le=1)
+    """Share of a chip without data."""
     imagery: tuple[Imagery, ...] = Field(min_length=1)
     labels: tuple[LabelUse, ...] = ()
     events: tuple[Event, ...] = ()

@@ -24,9 +24,13 @@ class Source(Manifest):
     kind: Literal["imagery", "labels"]
     sensor: Literal["s1", "s2"] | None = None
     api: str | None = None
+    """Address of a STAC API; or "sandbox", the embedded sample world."""
     items: str | None = None
+    """A catalogue on disk: items/*.json, one .json or .parquet."""
     href: str | None = None
+    """File of a label source."""
     collection: str | None = None
+    """STAC collection."""
     sign: Literal["none", "planetary-computer", "requester-pays"] = "none"
     baseline_offset: bool = False
     """Subtract 1000 from items of baseline >= 04.00 (false where the provider has done it)."""
@@ -42,9 +46,11 @@ class Source(Manifest):
     crosswalk: str | None = None
     """Name of a CSV in manifests/labels, or a path to one."""
     asset: str | None = None
+    """Asset key of a label source whose files come as STAC items."""
     attribute: str | None = None
     """Field of a vector file that holds the class code."""
     layer: str | None = None
+    """Layer of a vector file that has several."""
     band: Annotated[int, Field(ge=1)] | str | None = None
     """Band of a label raster that holds the codes: its number from 1, or its name; needed where there are several."""
     probabilities: int | None = Field(default=None, ge=2)
