@@ -67,7 +67,6 @@ STAGES = {
         ),
     )
 }  # fmt: skip
-LAST_OF_CORPUS = "captions"
 
 
 def upto(last: str) -> list[Stage]:
