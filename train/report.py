@@ -17,7 +17,7 @@ from train.page import Table, html_picture, html_table, page, print_tables
 from train.shards import Samples
 
 ORDER = ("model", "classifier", "place-prior", "prior-only", "random")
-HEAD = ("nDCG@1000", "gain", "mAP", "gain", "P@10", "recall@1000", "mAP\nfull", "P@10\nfull")
+HEAD = ("nDCG\n@1000", "gain", "mAP", "gain", "P@10", "recall\n@1000", "mAP\nfull", "P@10\nfull")
 KEYS = ("ndcg", "ndcg_gain", "map", "map_gain", "p10", "recall", "map_full", "p10_full")
 """Columns of a family's table and their measures; the last two count images that answer a query in full alone."""
 TOP = 10
