@@ -24,6 +24,7 @@ from harmonize.wording import (
     FRAMES,
     LARGE,
     LIMITS,
+    MAPPED,
     MOSTLY,
     ONE_SENTENCE,
     PHRASES,
@@ -137,12 +138,12 @@ def _rich(shares: dict[str, float], amounts: dict[str, int], place: tuple[str, s
     if not amounts:
         return _inside(place, crises)
     # In one phrase with crises the ruling class goes first: `but mostly trees` would seem to contrast with them.
-    cover = _cover(amounts, bool(last) and where in (FIRST, AFTER), number)
+    cover = MAPPED.format(_cover(amounts, bool(last) and where in (FIRST, AFTER), number))
     if where == FIRST:
         return f"There is {crises}. {_inside(place, cover)}"
     if where == AFTER:
         return f"{_inside(place, cover)} There is also {crises}."
-    merged = f"{crises} in a landscape of {cover}" if where == MERGED_FIRST else f"{cover}, as well as {crises}"
+    merged = f"{crises} in {cover}" if where == MERGED_FIRST else f"{cover}, and in it {crises}"
     return _inside(place, merged)
 
 
@@ -185,9 +186,8 @@ def _cover(amounts: dict[str, int], last: bool, number: int) -> str:
 
 def _crises(shares: dict[str, float], number: int) -> tuple[str, int]:
     """The crises as one phrase, and what is left of the number."""
-    number, variant = divmod(number, 2)
     names, number = _shuffled([name for name in shares if name in _CRISES], number)
-    return crisis(tuple(names), tuple(crisis_size(name, shares[name]) for name in names), variant), number
+    return crisis(tuple(names), tuple(crisis_size(name, shares[name]) for name in names)), number
 
 
 def _shuffled(items: list[str], number: int) -> tuple[list[str], int]:

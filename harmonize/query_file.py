@@ -11,7 +11,7 @@ from harmonize.queries import SENSORS, UNJUDGED, DistinctLabels, Query
 from harmonize.query_families import MIN_RELEVANT, MOST, choose_queries
 from harmonize.vocabulary import BIT, CLASSES, VOCABULARY_VERSION, mask_of, names_of
 
-QUERIES_VERSION = 1
+QUERIES_VERSION = 2
 """Raised when a family, a wording or the rule of relevance changes: results on two versions are not comparable."""
 RULE = (
     "grade = number of the query's classes that an image has; 0 with a class of 'without', or of another sensor than "
@@ -106,6 +106,6 @@ def _mask(names: Any, key: str, where: str) -> int:
     if not isinstance(names, list):
         raise Problem(f"'{key}' is no list of classes", where=where, fix=f"classes: {', '.join(CLASSES)}")
     for name in names:
-        if name not in BIT:
+        if not isinstance(name, str) or name not in BIT:
             raise Problem(f"'{name}' is not in the vocabulary", where=where, fix=nearest(str(name), CLASSES))
     return mask_of(names)

@@ -33,8 +33,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "burned area": ("burnt land", "a fire scar"),
     "earthquake damage": ("damage from an earthquake", "quake damage"),
 }
-"""Other words for each class, for training. Reviewed by hand: none is another class's name or synonym, and none is
-among the paraphrases that evaluation keeps to itself."""
+"""Other words for each class, for training. Reviewed by hand: none is another class's name or synonym, and none
+has a content word of the paraphrases that evaluation keeps to itself."""
 
 
 def view(said: str | Sequence[str], kind: Kind, seed: int) -> str:

@@ -1,7 +1,7 @@
 """The words of rich captions: what sensors, seasons, amounts and classes are called, and the frames of the sentences.
 
-Every phrase of a class has the class's own name in it, so that the labels can be read back from a text. No word of the
-paraphrases that evaluation keeps to itself (queries) may stand here.
+Every phrase of a class has the class's own name in it, so that the labels can be read back from a text. No content
+word of the paraphrases that evaluation keeps to itself (query_families), nor another form of one, may stand here.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ QUANTIFIERS = (
 """By amount: two wordings of each. Every class has its own, so that no list stands inside a list."""
 COUNTED = {("trees", "a little"): "a few", ("crops", "a little"): "small patches of"}
 """Plural nouns take no `a little`."""
+MAPPED = "a landscape mapped as {}"
+"""Land cover beside a crisis. The map is mostly the older one: without saying so, `almost entirely trees` would
+contradict `a large burned area`."""
 EPSILON = 1e-9
 """Sums of shares miss a limit by their last bits."""
 
@@ -119,12 +122,10 @@ PHRASES = {name: tuple((_phrase(name, k, 0), _phrase(name, k, 1)) for k in range
 
 
 @lru_cache(1024)
-def crisis(names: tuple[str, ...], sizes: tuple[int, ...], variant: int) -> str:
-    """Crises in words: `a large flooded area`. sizes: -1 small, 0, 1 large. variant 1 tells what left a single one."""
+def crisis(names: tuple[str, ...], sizes: tuple[int, ...]) -> str:
+    """Crises in words: `a large flooded area and earthquake damage`. sizes: -1 small, 0, 1 large."""
     size = {-1: "a small ", 0: "a ", 1: "a large "}
-    parts = [n if n == "earthquake damage" else size[s] + n for n, s in zip(names, sizes, strict=True)]
-    left_by: dict[tuple[str, ...], str] = {("flooded area",): " left by a flood", ("burned area",): " left by a fire"}
-    return listed(parts) + (left_by.get(names, "") if variant else "")
+    return listed([n if n == "earthquake damage" else size[s] + n for n, s in zip(names, sizes, strict=True)])
 
 
 def crisis_size(name: str, share: float) -> int:

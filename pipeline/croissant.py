@@ -26,8 +26,8 @@ PAPER = "https://arxiv.org/abs/2507.10403"
 def describe(contents: Contents, files: dict[str, tuple[int, str]]) -> dict[str, Any]:
     """The JSON-LD of the shards; `files`: name -> bytes and sha256 of the Parquet files beside the tars.
 
-    `datePublished` is the day of the newest acquisition: nothing can have been published before it, and a rebuilt
-    folder has the same bytes. Whoever publishes the corpus writes the day on which they do.
+    `creator` and `datePublished` are left out, though mlcroissant recommends a date: the program knows neither, and a
+    harvester would believe whatever stood there. Whoever publishes the corpus adds them.
     """
     region = contents.region
     return {
@@ -37,9 +37,7 @@ def describe(contents: Contents, files: dict[str, tuple[int, str]]) -> dict[str,
         "name": region.name,
         "description": _description(contents),
         "version": f"{FORMAT_VERSION}.0.0",
-        "datePublished": f"{contents.last:%Y-%m-%d}",
         "isLiveDataset": False,
-        "creator": {"@type": "sc:Organization", "name": "closp", "url": PAPER},
         "citeAs": f"{region.name}: chips of Sentinel-1 and Sentinel-2 with captions, made with closp after {PAPER}",
         "license": list(dict.fromkeys(terms_of(said).url or said for said in contents.licences.values())),
         "creditText": [text for text in dict.fromkeys(contents.attributions.values()) if text],
@@ -72,11 +70,17 @@ def _where_and_when(contents: Contents) -> dict[str, Any]:
     return {
         "spatialCoverage": [{"@type": "sc:Place", "geo": {"@type": "sc:GeoShape", "box": box}} for box in boxes],
         "temporalCoverage": f"{contents.first:%Y-%m-%d}/{contents.last:%Y-%m-%d}",
-        "geocr:coordinateReferenceSystem": ", ".join(f"EPSG:{code}" for code in contents.boxes),
+        "geocr:coordinateReferenceSystem": crs(contents),
         "geocr:spatialResolution": quantity(10, "m"),
         "geocr:samplingStrategy": _sampling(contents),
         "geocr:spatialBias": _bias(contents),
     }
+
+
+def crs(contents: Contents) -> str:
+    """GeoCroissant has one CRS per dataset: that of all chips, else that of the boxes and of the index's lon and lat.
+    The zone of each chip begins the name of its cell, and is its item's proj:code."""
+    return f"EPSG:{min(contents.boxes) if len(contents.boxes) == 1 else 4326}"
 
 
 def _sampling(contents: Contents) -> str:
@@ -101,7 +105,8 @@ def _of_split(contents: Contents) -> str:
 def _bias(contents: Contents) -> str:
     return (
         f"Only the places of the manifest: {contents.distinct['block']} blocks in {len(contents.boxes)} UTM zone(s). "
-        "Places without a label source are left out, and so are those under lasting cloud for Sentinel-2."
+        "Cells of which neither land cover nor a crisis class is known are left out, and so are Sentinel-2 chips of "
+        "places under lasting cloud."
     )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-CREATIVE_COMMONS = re.compile(r"cc-by(?P<kind>(?:-nc)?(?:-sa|-nd)?)-(?P<version>\d\.\d)\b")
+CREATIVE_COMMONS = re.compile(r"cc by(?P<kind>(?: nc)?(?: sa| nd)?) (?P<version>\d\.\d)(?: international)?")
 CONDITIONS = ("attribution", "share alike", "no derivatives", "non-commercial use")
 """What a licence may ask for, the least restrictive first."""
 EVENT_TERMS: dict[str, dict[str, str]] = {
@@ -35,7 +35,7 @@ class Terms:
     """What is known of a licence."""
 
     name: str
-    """As the manifest has it."""
+    """As the manifest has it; in KNOWN empty."""
     conditions: tuple[str, ...] | None
     """Some of CONDITIONS; None: nobody here knows what the licence asks for."""
     url: str = ""
@@ -48,28 +48,42 @@ class Terms:
 
 NO_LICENCE = re.compile("|free and open|via .*", re.IGNORECASE)
 """What stands beside a licence's name and asks for nothing."""
+OF_WHAT = re.compile(r" ?\((?:synthetic|(?:the )?(?:images?|imagery|labels?|maps?|captions?|texts?|data))\)$")
+"""What a licence is of, behind its name. Other brackets may hold conditions, and are a part of the name."""
+YEARS = re.compile(r" (?:\{years\}|\d{4}(?: \d{4})?)$")
+"""Of `contains modified Copernicus Sentinel data 2018-2020`, as `_normal` spells it."""
+_CC0 = Terms("", (), "https://creativecommons.org/publicdomain/zero/1.0/", "cc0-1.0", "CC0-1.0")
+_CDLA = Terms("", CONDITIONS[:1], "https://cdla.dev/permissive-1-0/", "cdla-permissive-1.0", "CDLA-Permissive-1.0")
+_ODBL = Terms(
+    "", CONDITIONS[:2], "https://opendatacommons.org/licenses/odbl/1-0/", "odbl", "ODbL-1.0", frozenset({"ODbL-1.0"})
+)
+_SENTINEL = Terms(
+    "", CONDITIONS[:1], "https://sentinels.copernicus.eu/documents/247904/690755/Sentinel_Data_Legal_Notice"
+)
+# The decision itself; it asks to name the source (article 6)
+_REUSE = Terms("", CONDITIONS[:1], "https://eur-lex.europa.eu/eli/dec/2011/833/oj")
 KNOWN = {
-    "cc0": Terms("", (), "https://creativecommons.org/publicdomain/zero/1.0/", "cc0-1.0", "CC0-1.0"),
+    "cc0": _CC0,
+    "cc0 1.0": _CC0,
+    "cc0 1.0 universal": _CC0,
     "public domain": Terms("", ()),
-    "cdla-permissive-1.0": Terms(
-        "", CONDITIONS[:1], "https://cdla.dev/permissive-1-0/", "cdla-permissive-1.0", "CDLA-Permissive-1.0"
+    "public domain (u.s. geological survey)": Terms(
+        "", (), "https://www.usgs.gov/information-policies-and-instructions/copyrights-and-credits"
     ),
-    "odbl": Terms(
-        "",
-        CONDITIONS[:2],
-        "https://opendatacommons.org/licenses/odbl/1-0/",
-        "odbl",
-        "ODbL-1.0",
-        frozenset({"ODbL-1.0"}),
+    "cdla permissive 1.0": _CDLA,
+    "odbl": _ODBL,
+    "odbl 1.0": _ODBL,
+    "copernicus sentinel data": _SENTINEL,
+    "contains modified copernicus sentinel data": _SENTINEL,
+    "copernicus land monitoring service": Terms("", CONDITIONS[:1]),
+    "copernicus emergency management service": Terms(
+        "", CONDITIONS[:1], "https://mapping.emergency.copernicus.eu/terms-and-conditions"
     ),
-    "copernicus sentinel": Terms(
-        "", CONDITIONS[:1], "https://sentinels.copernicus.eu/documents/247904/690755/Sentinel_Data_Legal_Notice"
-    ),
-    "contains modified copernicus sentinel": Terms("", CONDITIONS[:1]),
-    "copernicus": Terms("", CONDITIONS[:1]),
-    "commission reuse policy": Terms("", CONDITIONS[:1]),
+    "commission reuse policy": _REUSE,
+    "commission reuse policy (2011/833/eu)": _REUSE,
 }
-"""How the text of a licence starts, lower case -> what it asks for."""
+"""Whole name of a licence as `_normal` spells it -> what it asks for. A name that only begins like one of these may go
+on with conditions (`Copernicus Contributing Missions: no redistribution`), so it is unknown."""
 
 
 def terms_of(licence: str) -> Terms:
@@ -86,16 +100,23 @@ def terms_of(licence: str) -> Terms:
 
 def _terms(licence: str) -> Terms:
     """Of one: Creative Commons by name, Copernicus, public domain and a few more; others are unknown."""
-    said = licence.lower()
-    if match := CREATIVE_COMMONS.match(said):
-        kind, version = match["kind"], match["version"]
+    said = _normal(licence)
+    if match := CREATIVE_COMMONS.fullmatch(said):
+        kind, version = match["kind"].replace(" ", "-"), match["version"]
         asked = ["attribution"]
         asked += [what for sign, what in zip(("-sa", "-nd", "-nc"), CONDITIONS[1:], strict=True) if sign in kind]
         url = f"https://creativecommons.org/licenses/by{kind}/{version}/"
-        spdx = match[0].upper()
-        return Terms(licence, tuple(asked), url, match[0], spdx, frozenset({spdx} if "-sa" in kind else ()))
-    known = next((terms for start, terms in KNOWN.items() if said.startswith(start)), None)
+        name = f"cc-by{kind}-{version}"
+        spdx = name.upper()
+        return Terms(licence, tuple(asked), url, name, spdx, frozenset({spdx} if "-sa" in kind else ()))
+    known = KNOWN.get(said) or KNOWN.get(YEARS.sub("", said))
     return replace(known, name=licence) if known else Terms(licence, None)
+
+
+def _normal(licence: str) -> str:
+    """Lower case, one space for hyphens and white space, without what the licence is of."""
+    plain = re.sub(r"(?<=[a-z0-9.])[\s_-]+(?=[a-z0-9(])", " ", licence.lower()).strip().removesuffix(".")
+    return OF_WHAT.sub("", plain)
 
 
 @dataclass(frozen=True)

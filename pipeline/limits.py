@@ -9,6 +9,12 @@ from pipeline.region import Region
 from pipeline.sample import SPLITS
 from pipeline.sandbox import SYNTHETIC
 
+ADDED_UP = (
+    ("cems", "hit", "as a package's monitorings show it"),
+    ("effis", "burnt", "a fire's area is that of its last update"),
+)
+"""Sources of events that tell one extent for all days, what happens later, and why."""
+
 
 def limits(contents: Contents) -> list[str]:
     """A sentence per limit, the most serious first."""
@@ -74,9 +80,20 @@ def _unknown(contents: Contents) -> list[str]:
         found.append(f"Land cover is unknown for {lacking} samples: no map rules there.")
     if contents.region.events:
         found.append("A crisis class is absent where no event of the manifest says it: other events are not seen.")
+        found += _first_days(contents.region)
     else:
         found.append("The manifest names no event: crisis classes are there only where a land-cover map has them.")
     return found
+
+
+def _first_days(region: Region) -> list[str]:
+    """Events whose files add up what was seen on several days."""
+    return [
+        f"{event.id}: what was first {hit} days later ({seen}) counts from the event's first day on."
+        for event in region.events
+        for source, hit, seen in ADDED_UP
+        if event.source == source
+    ]
 
 
 def _missing(contents: Contents) -> list[str]:

@@ -28,6 +28,8 @@ MISSION = {"s1": ("sentinel-1", "c-sar"), "s2": ("sentinel-2", "msi")}
 """Constellation and instrument."""
 C_BAND_GHZ = 5.405
 """Sentinel-1's carrier: https://sentiwiki.copernicus.eu/web/s1-instrument-payload"""
+MODE = r"^S1[A-D]_(?P<mode>IW|EW|WV|S[1-6])_"
+"""Instrument mode in a product's name: https://sentiwiki.copernicus.eu/web/s1-products"""
 ROWS = 50_000
 """Rows of a row group: lists of classes and links are made for so many at a time."""
 OF_INDEX = (
@@ -94,6 +96,7 @@ def _rows(contents: Contents, samples: pa.Table, index: pa.Table, geometry: pa.A
         "gsd": _same(10.0, count),
         **_projection(samples),
         "sat:orbit_state": orbit,
+        "sar:instrument_mode": _mode(radar, index["scene"].combine_chunks()),
         "sar:frequency_band": pc.if_else(radar, "C", pa.scalar(None, pa.string())),
         "sar:center_frequency": pc.if_else(radar, C_BAND_GHZ, pa.scalar(None, pa.float64())),
         "sar:polarizations": _by_sensor(sensor, {"s1": list(GROUPS["s1"][0].bands), "s2": None}),
@@ -122,6 +125,15 @@ def _by_sensor(sensor: pa.Array, values: dict[str, Any]) -> pa.Array:
     import pyarrow.compute as pc
 
     return _take([values[s] for s in SENSORS], pc.index_in(sensor, pa.array(SENSORS)))
+
+
+def _mode(radar: pa.Array, scene: pa.Array) -> pa.Array:
+    """IW, EW, … as Sentinel-1's product names have it; null where a scene is named otherwise."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = pc.struct_field(pc.extract_regex(scene, MODE), "mode")
+    return pc.if_else(radar, found, pa.scalar(None, pa.string()))
 
 
 def _extensions(radar: pa.Array, orbit: pa.Array) -> pa.Array:

@@ -61,13 +61,12 @@ STAGES = {
             captions.write_captions, captions.params, captions.outside,
         ),
         Stage(
-            "shards", 3, ("chips", "pixels", "labels", "captions"), "shards/*",
+            "shards", 4, ("chips", "pixels", "labels", "captions"), "shards/*",
             "WebDataset tars, index, dataset card, Croissant, STAC",
             shards.pack_shards, shards.params,
         ),
     )
 }  # fmt: skip
-LAST_OF_CORPUS = "captions"
 
 
 def upto(last: str) -> list[Stage]:

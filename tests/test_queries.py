@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import csv
+import datetime as dt
 import hashlib
 import itertools
 import json
+import re
 import time
 import tracemalloc
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytrec_eval
 from commands import run
+from conftest import ROOT
 from fake_shards import write_fake_shards
 
+from harmonize.captions import write_caption
+from harmonize.crosswalk import parse_crosswalk
+from harmonize.labelset import LabelSet
 from harmonize.problem import Problem
 from harmonize.qrels import qrels
 from harmonize.queries import SENSORS, UNJUDGED, DistinctLabels, Query, grades_of
 from harmonize.query_families import BEYOND, FAMILIES, FEW_WITH, PARAPHRASES, all_queries, choose_queries
 from harmonize.query_file import QUERIES_VERSION, corpus_digest, queries_record, read_queries
 from harmonize.views import SYNONYMS
-from harmonize.vocabulary import ALL_MASK, BIT, CLASSES, mask_of
-from harmonize.wording import IMAGES
+from harmonize.vocabulary import ALL_MASK, CLASSES, CRISES, LAND_COVER, mask_of
 from pipeline import sample as contract
 from train.corpus import Corpus, class_scores
-from train.metrics import measures, ranking, tie_break
+from train.evaluate import _measured
+from train.metrics import measures, random_measures, ranking, tie_break
 from train.queries import load_queries
 from train.shards import Samples
 
@@ -195,17 +201,67 @@ def test_queries_are_told_apart_and_their_classes_are_their_text() -> None:
 def test_a_change_of_queries_raises_their_version() -> None:
     """Results on other words are not comparable: where this fails, raise QUERIES_VERSION and pin the new hash."""
     said = json.dumps([[*vars(query).values()] for query in all_queries(np.arange(ALL_MASK + 1))])
-    assert (QUERIES_VERSION, hashlib.sha256(said.encode()).hexdigest()[:16]) == (1, "606430770023a218")
+    assert (QUERIES_VERSION, hashlib.sha256(said.encode()).hexdigest()[:16]) == (2, "6be43012e09b7356")
 
 
 def test_paraphrases_are_no_words_of_training() -> None:
     assert list(PARAPHRASES) == list(CLASSES)
     held = [text for texts in PARAPHRASES.values() for text in texts]
     assert len(held) == len(set(held)) >= 24
-    training = {*CLASSES, *IMAGES.values(), *(text for texts in SYNONYMS.values() for text in texts)}
-    for text in held:
-        assert text == text.lower()
-        assert not [word for word in training if f" {word} " in f" {text} " or f" {text} " in f" {word} "], text
+    assert all(text == text.lower() for text in held)
+    training = content_words([*CLASSES, *(text for texts in SYNONYMS.values() for text in texts), *captions()])
+    assert {"radar", "optical", "patch", "landscape", "woodland", "july"} <= training, "captions and views were read"
+    shared = {
+        (text, word, other)
+        for text in held
+        for word in content_words([text])
+        for other in training
+        if alike(word, other)
+    }
+    assert not shared
+
+
+FUNCTION_WORDS = {
+    "a", "an", "and", "after", "are", "as", "at", "beside", "but", "by", "for", "from", "has", "have", "in", "is",
+    "it", "its", "nor", "of", "on", "or", "over", "that", "the", "their", "there", "this", "to", "under", "up",
+    "was", "went", "what", "where", "which", "with", "without", "also",
+}  # fmt: skip
+
+
+def content_words(texts: Iterable[str]) -> set[str]:
+    """Stems of the words that are no articles, prepositions, pronouns or auxiliary verbs; numbers are no words."""
+    words = {word for text in texts for word in re.findall("[a-z]+", text.lower())}
+    return {stem(word) for word in words - FUNCTION_WORDS}
+
+
+def stem(word: str) -> str:
+    """flooded, flooding, floods -> flood; patches -> patch."""
+    return re.sub("(?<=...)(?:ing|ed|es|s)$", "", word)
+
+
+def alike(a: str, b: str) -> bool:
+    """Forms of one word or a compound with it (burn, burnt; land, woodland); short ones begin or end many others."""
+    short, long = sorted((a, b), key=len)
+    return a == b or (len(short) > 3 and (long.startswith(short) or long.endswith(short)))
+
+
+def captions() -> Iterator[str]:
+    """Rich captions with every frame, class, amount, size, season, month and pass that there is."""
+    cover = [{name: share} for name in LAND_COVER for share in (0.06, 0.2, 0.4, 0.6, 0.95)]
+    cover += [{"crops": 0.55, "trees": 0.25, "built": 0.12, "water": 0.08}, {}]
+    crises = [{}, *({name: share} for name in CRISES for share in (0.06, 0.3, 0.8)), dict.fromkeys(CRISES, 0.3)]
+    for k, (land, crisis, seed) in enumerate(itertools.product(cover, crises, range(12))):
+        labels = LabelSet(land | crisis, dict.fromkeys(land | crisis, "a"), ALL_MASK)
+        day = dt.date(2020, k % 12 + 1, 15)
+        orbit = ("ascending", "descending", None)[k % 3]
+        yield write_caption(labels, SENSORS[k % 2], day, (0.0, 45.0)[k // 12 % 2], orbit, str(seed)).rich
+
+
+def test_other_forms_of_a_word_and_compounds_are_found() -> None:
+    for a, b in (("flood", "flooded"), ("burnt", "burned"), ("fire", "wildfire"), ("rock", "rocky"), ("land", "lands")):
+        assert alike(stem(a), stem(b)), (a, b)
+    assert content_words(["what a forest fire left behind"]) == {"forest", "fire", "left", "behind"}
+    assert not alike(stem("graze"), stem("grass"))
 
 
 def test_moving_a_chip_outside_the_analysed_extent_changes_no_metric() -> None:
@@ -264,6 +320,30 @@ def test_qrels_give_our_numbers_in_trec_eval(zeros: bool) -> None:
     for query in queries:
         for name, mine in names.items():
             assert theirs[query.id][name] == pytest.approx(ours[query.id][mine], abs=1e-6), (query, name)
+
+
+def test_strict_measures_are_those_of_trec_eval_at_the_full_level() -> None:
+    """Crops without a flood are relevant to `flooded area with crops` in part: in full they are not."""
+    columns = corpus(600, seed=7)
+    labels, queries = distinct(columns), read_queries(record_of(columns))
+    queries = [query for query in queries if query.family in ("crisis-and-cover", "label-set", "class")][::5]
+    draw, lower = np.random.default_rng(8), 0
+    for query in queries:
+        scores, grades = draw.random(600), labels.image_grades(query)
+        order = ranking(scores, tie_break(columns["chip_id"]))
+        ranked = grades[order][grades[order] != UNJUDGED]
+        found = _measured(measures, ranked, query)
+        judged = {"q": {str(k): int(grade) for k, grade in enumerate(ranked)}}
+        evaluator = pytrec_eval.RelevanceEvaluator(judged, {"map", "P.10"}, relevance_level=query.full)
+        theirs = evaluator.evaluate({"q": {str(k): float(-k) for k in range(len(ranked))}})["q"]
+        assert found["map_full"] == pytest.approx(theirs["map"], abs=1e-6), query
+        assert found["p10_full"] == pytest.approx(theirs["P_10"]), query
+        assert {name: found[name] for name in measures(ranked)} == measures(ranked), "the others are as before"
+        lower += found["map_full"] < found["map"]
+        assert (query.full == 1) <= (found["map_full"] == found["map"])
+    assert lower > len(queries) / 3
+    chance = _measured(random_measures, np.array([2, 1, 1, 0]), PAIR)
+    assert (chance["p10_full"], chance["p10"]) == (0.25 * 4 / 10, 0.75 * 4 / 10)
 
 
 def test_a_negative_grade_is_no_unjudged_image_to_trec_eval() -> None:
@@ -329,6 +409,13 @@ BAD = {
     "no class": ({}, {"classes": []}, "asks for no class"),
     "both": ({}, {"without": ["crops"]}, "'crops' is asked for and not"),
     "a text for a list": ({}, {"classes": "crops"}, "no list of classes"),
+    "a list in a list": ({}, {"classes": [["water"]]}, "'['water']' is not in the vocabulary"),
+    "a number": ({}, {"classes": [3]}, "'3' is not in the vocabulary"),
+    "a table for a class": ({}, {"without": [{"name": "water"}]}, "is not in the vocabulary"),
+    "sensors": ({}, {"sensor": ["s1"]}, "no sensor '['s1']'"),
+    "a table of sensors": ({}, {"sensor": {"s1": True}}, "no sensor"),
+    "a list for a text": ({}, {"text": ["fields"]}, "has no text"),
+    "a query as a text": ({"queries": ["crops"]}, {}, "a query is no table"),
     "a sensor": ({}, {"sensor": "s3"}, "no sensor 's3'"),
     "an empty text": ({}, {"text": " "}, "has no text"),
     "white space": ({}, {"id": "my query"}, "white space"),
@@ -340,7 +427,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_file_of_queries_is_explained(case: str) -> None:
     about, entry, words = BAD[case]
-    fine = {"version": 1, "vocabulary": 1, "queries": [GOOD]}
+    fine = {"version": QUERIES_VERSION, "vocabulary": 1, "queries": [GOOD]}
     assert read_queries(fine) == [Query("mine", "mine", "fields", CROPS)]
     record = {**fine, **about}
     if entry:
@@ -360,6 +447,15 @@ def test_a_missing_or_damaged_file_of_queries_is_explained(tmp_path: Path) -> No
     path.write_text("[]")
     with pytest.raises(Problem, match="no file of queries"):
         load_queries(path)
+    path.write_bytes(b'{"version": "\xff"}')
+    with pytest.raises(Problem, match="not valid JSON"):
+        load_queries(path)
+    with pytest.raises(Problem, match="folder, not a file") as error:
+        load_queries(tmp_path)
+    assert str(path) in str(error.value), "a folder that holds one: it is named"
+    path.unlink()
+    with pytest.raises(Problem, match="folder, not a file"):
+        load_queries(tmp_path)
 
 
 def test_the_command_writes_what_evaluate_reads(tmp_path: Path) -> None:
@@ -398,9 +494,9 @@ def test_queries_of_the_real_rows_in_time(real_folder: Path) -> None:
     """237,871 label sets of BigEarthNet v2 (train), in our classes: seconds, and counts that a plain count agrees on."""
     import pyarrow.parquet as pq
 
-    with (real_folder.parent / "reference/facts/lulc_crosswalk.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["scheme"] == "BigEarthNet-19"]
-    bit_of = {row["name"]: 1 << BIT[row["target_label"].lower()] for row in rows}
+    path = ROOT / "manifests/labels/bigearthnet-19.csv"
+    crosswalk = parse_crosswalk(path.read_text("utf-8"), path.name)
+    bit_of = {name: mask_of([class_]) for name, class_ in crosswalk.by_name().items()}
     table = pq.read_table(real_folder / "labels/bigearthnet_v2_labels_train.parquet", columns=["patch_id", "labels"])
     lists = table["labels"].combine_chunks()
     bits = np.array([bit_of[name] for name in lists.values.to_pylist()])

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import World
 
+from harmonize.crosswalk import parse_crosswalk
 from harmonize.splits import SplitShares, block_of, deal, spatial_split, stratified_split, unit_interval
 from harmonize.vocabulary import CLASSES, mask_of
 
@@ -174,19 +175,11 @@ def test_stratified_split_is_exact_on_a_large_corpus() -> None:
 
 def test_stratified_split_of_the_real_rows(real_folder: Path) -> None:
     """237,871 patches of BigEarthNet with 182 label sets: what the docstring of stratified_split says of them."""
-    import csv
-
     import pyarrow.parquet as pq
 
-    crosswalk = real_folder.parent / "reference/facts/lulc_crosswalk.csv"
-    if not crosswalk.exists():
-        pytest.skip("the facts are not beside this checkout (../shared/reference/facts)")
-    with crosswalk.open() as file:
-        bits = {
-            row["name"]: mask_of([row["target_label"].lower()])
-            for row in csv.DictReader(file)
-            if row["scheme"] == "BigEarthNet-19"
-        }
+    path = ROOT / "manifests/labels/bigearthnet-19.csv"
+    crosswalk = parse_crosswalk(path.read_text("utf-8"), path.name)
+    bits = {name: mask_of([class_]) for name, class_ in crosswalk.by_name().items()}
     table = pq.read_table(real_folder / "labels/bigearthnet_v2_labels_train.parquet")
     masks = {
         patch: functools.reduce(operator.or_, map(bits.__getitem__, names))

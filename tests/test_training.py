@@ -342,6 +342,9 @@ def test_evaluate_writes_what_trec_eval_agrees_with(shards: Path, tmp_path: Path
     assert set(result["systems"]) == {"model", "random", "prior-only", "place-prior", "classifier"}
     page = (tmp_path / "eval/report.html").read_text()
     assert "data:image/jpeg;base64," in page
+    assert families["class"]["map_full"] == families["class"]["map"]
+    assert families["label-set"]["map_full"] < families["label-set"]["map"]
+    assert "<th>mAP<br>full</th>" in page
     assert evaluate(tmp_path, samples, "train", 1)["again"]
     with pytest.raises(Problem, match="no query has 999"):
         evaluate(tmp_path, samples, "train", 999)

@@ -17,7 +17,6 @@ from harmonize import wording
 from harmonize.captions import paper_text, write_caption
 from harmonize.labelset import LabelSet
 from harmonize.problem import Problem
-from harmonize.query_families import PARAPHRASES
 from harmonize.views import SYNONYMS, seed_of, subset_view, synonym_view, view, view_and_mask
 from harmonize.vocabulary import CLASSES, CRISES, LAND_COVER, mask_of
 from train.batches import Batches
@@ -173,24 +172,17 @@ TELLING = {
     "forest", "pasture", "agricultural", "houses", "streets", "settlement", "lake", "lakes", "river", "rivers", "sea",
     "swamp", "desert", "glacier", "flooding", "wildfire", "seismic", "collapsed",
 }  # fmt: skip
-"""Words that evaluation keeps to itself, in paraphrases of the classes."""
+"""Words that evaluation keeps to itself, in paraphrases of the classes; test_queries compares all of theirs."""
 
 
 def training_phrases() -> list[str]:
     """Whatever the trainer may read besides the classes' names: synonyms and all pieces of the rich captions."""
     pieces = [*wording.FRAMES, *wording.IMAGES.values(), *wording.INSTRUMENTS.values()]
     pieces += [text for amounts in wording.PHRASES.values() for both in amounts for text in both]
-    pieces += [wording.crisis((name,), (size,), 1) for name in CRISES for size in (-1, 0, 1)]
+    pieces += [wording.crisis((name,), (size,)) for name in CRISES for size in (-1, 0, 1)]
     return [text.lower() for text in (*pieces, *(word for words in SYNONYMS.values() for word in words))]
 
 
 def test_training_never_sees_the_telling_words() -> None:
     for text in training_phrases():
         assert not set(re.findall(r"\w+", text)) & TELLING, text
-
-
-def test_training_never_sees_the_held_out_paraphrases() -> None:
-    held_out = [phrase.lower() for phrases in PARAPHRASES.values() for phrase in phrases]
-    assert len(held_out) >= len(CLASSES)
-    for text in training_phrases():
-        assert not [phrase for phrase in held_out if re.search(rf"\b{re.escape(phrase)}\b", text)], text

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harmonize.captions import paper_text
 from harmonize.views import seed_of, subset_view, synonym_view
-from harmonize.vocabulary import BIT, CLASSES
+from harmonize.vocabulary import CLASSES
 from pipeline.sample import SENSORS
 from train.recipe import Data
 from train.shards import Reader, Samples
@@ -131,8 +130,3 @@ class Batches:
             texts.append(text)
             masks.append(mask)
         return texts, np.array(masks, np.int64)
-
-
-def query_text(mask: int) -> str:
-    """The text of a query for classes: as captions write them."""
-    return paper_text([name for name in CLASSES if mask >> BIT[name] & 1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from pipeline.sample import SENSORS
 from train.checkpoint import write_parts, write_whole
 from train.corpus import SCOPES, Corpus, Scores, systems_of
 from train.macro import BAND, add_over_prior, macro, prevalence
-from train.metrics import DEPTH, METRICS, block_interval, gain, measures, random_measures
+from train.metrics import DEPTH, FULL, METRICS, block_interval, full_measures, gain, measures, random_measures
 from train.shards import Samples, wanted_split
 
-EVALUATION_VERSION = 3
+EVALUATION_VERSION = 4
 TREC_FULL = 50_000
 """Corpora up to this many images are written to .trec whole, so that trec_eval's map is ours; larger ones to DEPTH."""
 
@@ -132,9 +132,11 @@ def _measure(
         for name, scores in systems.items():
             found = corpus.ranked_by_scope(query, scores[k], scopes)
             for scope, (rows, grades) in found.items():
-                each[name][scope].setdefault(query.family, {})[query.text] = measures(grades)
+                each[name][scope].setdefault(query.family, {})[query.text] = _measured(measures, grades, query)
                 if name == "model":
-                    each["random"][scope].setdefault(query.family, {})[query.text] = random_measures(grades)
+                    each["random"][scope].setdefault(query.family, {})[query.text] = _measured(
+                        random_measures, grades, query
+                    )
                     if query.family == "class":
                         rankings[scope].append((grades, corpus.blocks[rows]))
     means = {name: {scope: _means(found) for scope, found in scopes.items()} for name, scopes in each.items()}
@@ -142,11 +144,21 @@ def _measure(
     return means, {scope: block_interval(found) for scope, found in rankings.items()}
 
 
+def _measured(measure: Callable[[np.ndarray], dict[str, float]], grades: np.ndarray, query: Query) -> dict[str, float]:
+    """The measures of a query's ranking, graded and strict. A query of one class has no images that answer it in part.
+
+    To the graded ones an image is relevant if it has any of the query's classes: of `flooded area with crops`, crops
+    without a flood are too.
+    """
+    found = measure(grades)
+    return full_measures(found, found if query.full == 1 else measure((grades == query.full).astype(np.int64)))
+
+
 def _means(families: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
     return {
         family: {
             "queries": len(values),
-            **{name: float(np.mean([v[name] for v in values.values()])) for name in METRICS},
+            **{name: float(np.mean([v[name] for v in values.values()])) for name in (*METRICS, *FULL)},
             "each": values,
         }
         for family, values in families.items()

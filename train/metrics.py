@@ -9,6 +9,8 @@ import numpy as np
 DEPTH = 1000
 """nDCG@1000 and recall@1000 (DESIGN §6)."""
 METRICS = ("ndcg", "map", "p10", "recall")
+FULL = ("map_full", "p10_full")
+"""Strict: images that answer a query in full are relevant, and no others."""
 
 
 def tie_break(chip_ids: np.ndarray) -> np.ndarray:
@@ -47,6 +49,11 @@ def measures(ranked: np.ndarray, depth: int = DEPTH) -> dict[str, float]:
         "p10": float(relevant[:10].sum() / 10),
         "recall": float(relevant[:top].sum() / count),
     }
+
+
+def full_measures(found: dict[str, float], strict: dict[str, float]) -> dict[str, float]:
+    """`found`, with the measures of FULL out of those of a query whose grades are 1 for a full answer and else 0."""
+    return found | {name: strict[name.removesuffix("_full")] for name in FULL}
 
 
 def random_measures(grades: np.ndarray, depth: int = DEPTH) -> dict[str, float]:

@@ -59,11 +59,17 @@ def write_queries(samples: Samples, split: str, min_relevant: int, out: Path, wa
 
 
 def load_queries(path: Path) -> list[Query]:
-    """The queries of a queries.json. Raises Problem where it is missing, damaged, or of another version."""
+    """The queries of a queries.json. Raises Problem where it is missing, no file, damaged, or of another version."""
+    if path.is_dir():
+        inside = path / "queries.json"
+        fix = f"did you mean {inside}?" if inside.exists() else "name the file that python -m train queries made"
+        raise Problem("this is a folder, not a file of queries", where=str(path), fix=fix)
     if not path.exists():
         raise Problem("there is no such file of queries", where=str(path), fix="python -m train queries SHARDS…")
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise Problem(f"this cannot be read: {error.strerror}", where=str(path), fix="make it readable") from None
     except ValueError as error:
         raise Problem(f"this is not valid JSON: {error}", where=str(path), fix="mend it, or make it again") from None
     return read_queries(record, str(path))

@@ -17,8 +17,9 @@ from train.page import Table, html_picture, html_table, page, print_tables
 from train.shards import Samples
 
 ORDER = ("model", "classifier", "place-prior", "prior-only", "random")
-HEAD = ("nDCG@1000", "gain", "mAP", "gain", "P@10", "recall@1000")
-KEYS = ("ndcg", "ndcg_gain", "map", "map_gain", "p10", "recall")
+HEAD = ("nDCG\n@1000", "gain", "mAP", "gain", "P@10", "recall\n@1000", "mAP\nfull", "P@10\nfull")
+KEYS = ("ndcg", "ndcg_gain", "map", "map_gain", "p10", "recall", "map_full", "p10_full")
+"""Columns of a family's table and their measures; the last two count images that answer a query in full alone."""
 TOP = 10
 
 
@@ -109,6 +110,7 @@ def _facts(result: dict[str, Any]) -> str:
     regions = ", ".join(result["regions"])
     return html.escape(
         f"Regions: {regions}. {notes(result)} Relevance is the number of the query's classes an image has; images "
-        "whose relevance hangs on a class that is unknown for them are left out of that query. Baselines score a query "
-        "by its classes, less those that must not be there, and are told each image's sensor."
+        "whose relevance hangs on a class that is unknown for them are left out of that query. mAP, P@10 and recall "
+        "count an image with any of the classes as relevant, 'full' only one with all of them. Baselines score a "
+        "query by its classes, less those that must not be there, and are told each image's sensor."
     )
