@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.access import without_secrets
+from pipeline.event_dates import FIRST_DAY, LAST_DAY, is_day_of_event
 from pipeline.licences import EVENT_TERMS
 from pipeline.manifest import Manifest
 
@@ -34,6 +35,8 @@ class Event(Manifest):
     """geojson: any vector file of polygons. cems: a Copernicus EMS Rapid Mapping package, a folder or a zip. effis:
     burnt areas, one event per fire near the region. shakemap: contours of shaking intensity (cont_mmi.json)."""
     href: str
+    layer: str | None = None
+    """For a geojson: the layer to read of a file that has several, as a GeoPackage may."""
     analysed: str | None = None
     """Vector file of the extent that was looked at. What is not wholly inside it is unknown, up to 100 km from the
     event's geometry and 10 km from the extent; farther away the event is absent. Without it: unknown up to 10 km."""
@@ -79,14 +82,21 @@ class Event(Manifest):
             )
         return value
 
+    @field_validator("start")
+    @classmethod
+    def _start(cls, value: dt.date | None) -> dt.date | None:
+        if value is not None and not is_day_of_event(value):
+            raise ValueError(f"{value} is no day of an event | give one from {FIRST_DAY.year} to {LAST_DAY.year}")
+        return value
+
     @model_validator(mode="after")
     def _fits_source(self) -> Event:
         kind = KIND_OF_SOURCE.get(self.source, self.kind)
         if self.kind != kind:
             raise ValueError(f"kind is '{self.kind}', and '{self.source}' maps every {kind} | write kind = \"{kind}\"")
-        for key in ("mmi", "damage"):
-            if getattr(self, key) is not None and self.source != "shakemap":
-                raise ValueError(f"'{key}' is for source = 'shakemap', and this is '{self.source}' | take {key} away")
+        for key, source in (("mmi", "shakemap"), ("damage", "shakemap"), ("layer", "geojson")):
+            if getattr(self, key) is not None and self.source != source:
+                raise ValueError(f"'{key}' is for source = '{source}', and this is '{self.source}' | take {key} away")
         return self
 
 
