@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -120,12 +121,12 @@ def argument(row: Row) -> str:
 def parse_crosswalk(text: str | bytes, path: str) -> Crosswalk:
     """The crosswalk of a CSV (UTF-8) with the columns code, name, class, status, note (the last may be left out).
 
-    Raises Problem, with the line, for bytes that are not UTF-8, a missing column, too many fields, a code twice, a
-    class outside the vocabulary, an unknown status, or a character that cannot be printed.
+    Raises Problem, with the line, for bytes that are not UTF-8, a missing column, too many fields, a code twice (1 and
+    1.0 are one), a class outside the vocabulary, an unknown status, or a character that cannot be printed.
     """
     reader = csv.reader(io.StringIO(_decoded(text, path).lstrip("\ufeff"), newline=""), strict=True)
     rows: dict[str, Row] = {}
-    lines: dict[str, int] = {}
+    lines: dict[str, tuple[int, str]] = {}
     try:
         header = _header(next(reader, []), path)
         for values in reader:
@@ -133,10 +134,12 @@ def parse_crosswalk(text: str | bytes, path: str) -> Crosswalk:
                 continue
             where = f"{path}, line {reader.line_num}"
             row = _row(header, values, where)
-            if row.code in rows:
-                what = f"code {row.code} stands twice"
-                raise Problem(what, where=where, fix=f"keep one of the lines {lines[row.code]} and {reader.line_num}")
-            rows[row.code], lines[row.code] = row, reader.line_num
+            if (same := _as_read(row.code)) in lines:
+                line, other = lines[same]
+                said = "stands twice" if other == row.code else f"is {other} written another way"
+                fix = f"keep one of the lines {line} and {reader.line_num}"
+                raise Problem(f"code {row.code} {said}", where=where, fix=fix)
+            rows[row.code], lines[same] = row, (reader.line_num, row.code)
     except csv.Error as error:
         where = f"{path}, line {reader.line_num}"
         raise Problem(
@@ -145,6 +148,12 @@ def parse_crosswalk(text: str | bytes, path: str) -> Crosswalk:
     if not rows:
         raise Problem("this crosswalk has no line", where=path, fix="add 'code,name,class,status,note' lines")
     return Crosswalk(path, rows)
+
+
+def _as_read(code: str) -> str:
+    """'1' of 1, 1.0 and 01: one number is one code, however files write it."""
+    number = re.fullmatch(r"0*([0-9]+)(?:\.0*)?", code)
+    return number[1] if number else code
 
 
 def _decoded(text: str | bytes, path: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
+import os
 import re
 import shutil
 import stat
@@ -36,6 +38,10 @@ class Member:
     """Where it can be read."""
     name: str
     """As people know it, below the folder or archive that they named: `EMSR1_products.zip/EMSR1_AOI01.zip/x.shp`."""
+
+
+LONGEST_NAME = 255
+"""Bytes of a file's name, on the disks of all systems that we know."""
 
 
 class Unpacker:
@@ -75,7 +81,7 @@ class Unpacker:
             # Folders by number: nothing is ever written under a name that the archive chose, but the file's own.
             folder = folders.get(str(inner.parent)) or self._new_folder()
             folders[str(inner.parent)] = folder
-            member = Member(folder / inner.name, f"{archive.name}/{inner}")
+            member = Member(folder / _name_on_disk(inner), f"{archive.name}/{inner}")
             self._write(opened, entry, member, archive)
             found += self.unpack(member, depth + 1) if is_zip else [member]
         return found
@@ -119,6 +125,13 @@ class Unpacker:
 def is_litter(path: PurePosixPath) -> bool:
     """What a Mac puts beside files: `__MACOSX/._a.shp`, `.DS_Store`; and other hidden files."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+def _name_on_disk(path: PurePosixPath) -> str:
+    """The file's own; where a disk cannot have that, one that the files of a shapefile share but for the suffix."""
+    if len(os.fsencode(path.name)) <= LONGEST_NAME:
+        return path.name
+    return hashlib.sha256(path.stem.encode("utf-8", "surrogateescape")).hexdigest()[:16] + path.suffix
 
 
 def _leaves(name: str) -> bool:

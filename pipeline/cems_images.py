@@ -13,6 +13,7 @@ from harmonize.problem import Problem
 from pipeline.cems_names import Product
 from pipeline.cems_observed import area_in_degrees, words_of
 from pipeline.cems_package import Package, read_layer, read_table
+from pipeline.event_dates import utc_day
 from pipeline.shapes import polygons_of, union_of
 
 if TYPE_CHECKING:
@@ -61,27 +62,34 @@ def image_time(day: str, time: str) -> dt.datetime | None:
         return None  # the 31st of February: no day
 
 
-def looked_at(product: Product, images: Images | None, where: str) -> tuple[shapely.Geometry | None, shapely.Geometry]:
-    """What a product's images show of its area of interest (None: nobody says), and what was not analysed of it."""
+def looked_at(
+    product: Product, images: Images | None, where: str, notes: list[str]
+) -> tuple[shapely.Geometry | None, shapely.Geometry]:
+    """What a product's images show of its area of interest (None: nobody says), and what was not analysed of it.
+
+    What was left out because it has no place goes into `notes`.
+    """
     import shapely
 
     seen: list[shapely.Geometry] = []
     unseen: list[shapely.Geometry] = []
     for name in ("areaofinteresta", "areaofinterest"):
         if name in product.layers:
-            seen.append(area_in_degrees(read_layer(product.layers[name], where), product.layers[name], where))
+            layer = product.layers[name]
+            seen.append(area_in_degrees(read_layer(layer, where, notes), layer, where, notes))
             break
     for name in ("imagefootprinta", "imagefootprint"):
         if name in product.layers:
             layer = product.layers[name]
-            frame = read_layer(layer, where)
+            frame = read_layer(layer, where, notes)
             out = np.array([word == "not analysed" for word in words_of(frame, "obj_type")], bool)
-            unseen.append(area_in_degrees(frame[out], layer, where))
-            seen.append(area_in_degrees(frame[~out & _after(words_of(frame, "or_src_id"), images, out)], layer, where))
+            shown = ~out & _after(words_of(frame, "or_src_id"), images, out)
+            unseen.append(area_in_degrees(frame[out], layer, where, notes))
+            seen.append(area_in_degrees(frame[shown], layer, where, notes))
             break
     if "notanalyseda" in product.layers:
         layer = product.layers["notanalyseda"]
-        unseen.append(area_in_degrees(read_layer(layer, where), layer, where))
+        unseen.append(area_in_degrees(read_layer(layer, where, notes), layer, where, notes))
     # An empty layer says nothing, where a package has one at all.
     extents = [extent for extent in seen if not extent.is_empty]
     return (polygons_of(shapely.intersection_all(extents)) if extents else None), union_of(unseen)
@@ -124,12 +132,5 @@ def first_day(said: dt.date | None, package: Package, where: str) -> dt.date:
 
 def _event_day(activation: dict[str, Any], where: str) -> dt.date | None:
     """Of the activation's eventTime; without a zone it is UTC."""
-    said = activation.get("eventTime")
-    if said is None:
-        return None
-    try:
-        time = dt.datetime.fromisoformat(str(said))
-    except ValueError:
-        fix = "add start = <first day of the event, UTC>"
-        raise Problem(f"the activation's eventTime '{said}' is no time", where=where, fix=fix) from None
-    return (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).astimezone(dt.UTC).date()
+    fix = "add start = <first day of the event, UTC>"
+    return utc_day(activation.get("eventTime"), "eventTime", "the activation", where, fix)

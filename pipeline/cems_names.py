@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from pipeline.archive import Member
 
 CODE = re.compile(r"EMSR\d+", re.IGNORECASE)
-VERSION = re.compile(r"[rv]\d+", re.IGNORECASE)
+VERSION = re.compile(r"[rv]\d{1,4}", re.IGNORECASE)
 KINDS_OF_PRODUCT = re.compile(r"\d*(REF|FEP|DEL|GRA|GRM)", re.IGNORECASE)
 """Reference (before the event), first estimate, delineation, grading, ground movement; `01DELINEATION` in old names."""
 LAYERS = {

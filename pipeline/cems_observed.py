@@ -16,7 +16,7 @@ import numpy as np
 from harmonize.problem import Problem
 from pipeline.cems_names import Layer, Product
 from pipeline.cems_package import read_layer
-from pipeline.event_area import check_degrees
+from pipeline.event_area import check_degrees, note_flat
 from pipeline.grid import zone_of
 from pipeline.shapes import degrees_of, union_of
 
@@ -61,6 +61,8 @@ class Observed:
     """event_type of its features."""
     in_doubt: Counter[str] = field(default_factory=Counter)
     """notation or damage_gra of the features in doubt."""
+    notes: list[str] = field(default_factory=list)
+    """What was left out because it has no place."""
 
 
 def observe(product: Product, kind: str, where: str) -> Observed:
@@ -82,18 +84,19 @@ def words_of(frame: geopandas.GeoDataFrame, column: str) -> list[str]:
     return [str(value).strip().lower() if value == value and value is not None else "" for value in frame[column]]
 
 
-def area_in_degrees(frame: geopandas.GeoDataFrame, layer: Layer, where: str) -> shapely.Geometry:
-    """The polygons of a layer as one valid geometry, EPSG:4326; empty where it has none."""
+def area_in_degrees(frame: geopandas.GeoDataFrame, layer: Layer, where: str, notes: list[str]) -> shapely.Geometry:
+    """The polygons of a layer as one valid geometry, EPSG:4326; empty where it has none. Points go into the notes."""
     import shapely
 
     if frame.empty:
         return shapely.Polygon()
     check_degrees(frame, layer.file.path, where)
+    note_flat(frame, layer.told, notes)
     return degrees_of(frame)
 
 
 def _read_event(found: Observed, layer: Layer, kind: str, where: str) -> None:
-    frame = read_layer(layer, where)
+    frame = read_layer(layer, where, found.notes)
     if not frame.empty and "event_type" not in frame.columns:
         fix = "packages before 2017 have none: give their polygons as source = 'geojson'"
         raise Problem(f"{layer.told} has no field event_type", where=where, fix=fix)
@@ -107,8 +110,8 @@ def _read_event(found: Observed, layer: Layer, kind: str, where: str) -> None:
     known = SEEN[kind] + ((TRACE,) if kind == "flood" else ())
     _check_words(words[mine], known, "notation", layer, where)
     trace = mine & (words == TRACE)
-    found.seen.append(area_in_degrees(frame[mine & ~trace], layer, where))
-    found.doubt.append(area_in_degrees(frame[trace], layer, where))
+    found.seen.append(area_in_degrees(frame[mine & ~trace], layer, where, found.notes))
+    found.doubt.append(area_in_degrees(frame[trace], layer, where, found.notes))
     found.in_doubt.update(words[trace])
 
 
@@ -125,7 +128,7 @@ def _event_type(word: str, layer: Layer, where: str) -> str:
 
 
 def _read_damage(found: Observed, layer: Layer, where: str) -> None:
-    frame = read_layer(layer, where)
+    frame = read_layer(layer, where, found.notes)
     if "damage_gra" not in frame.columns:
         return  # a base map of buildings, which nobody graded
     grades = np.array(words_of(frame, "damage_gra"), object)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from harmonize.problem import Problem
 from pipeline.archive import Member, Unpacker, is_litter
 from pipeline.cems_names import CODE, SUFFIXES, Layer, Product, newest, parse_layer
-from pipeline.vector import check_count, damage_told, with_siblings
+from pipeline.vector import with_siblings
+from pipeline.vector_checks import check_whole, damage_told, part_of, with_geometry
 
 if TYPE_CHECKING:
     import geopandas
@@ -69,17 +70,20 @@ def open_package(path: Path, into: Path, where: str) -> Package:
     return Package(products, left_out, _activation_of(members, activations, where))
 
 
-def read_layer(layer: Layer, where: str) -> geopandas.GeoDataFrame:
-    """Features with a geometry, in file order, fields in lower case; maybe none. No CRS is a Problem."""
+def read_layer(layer: Layer, where: str, notes: list[str]) -> geopandas.GeoDataFrame:
+    """Features with a geometry, in file order, fields in lower case; maybe none. No CRS is a Problem.
+
+    How many features have no geometry goes into `notes`: the layer is whole, and its makers gave them no place.
+    """
     import geopandas
 
     with damage_told(layer.told, where):
-        check_count(layer.file.path)
+        _check_files(layer.file.path)
         frame = geopandas.read_file(layer.file.path, layer=layer.inside)
     if "geometry" not in frame.columns:
         frame = geopandas.GeoDataFrame(frame.iloc[:0], geometry=[], crs=4326)
     frame = frame.rename(columns={c: c.lower() for c in frame.columns if c != frame.geometry.name})
-    frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
+    frame = with_geometry(frame, layer.told, where, notes)
     if frame.crs is None:
         if not frame.empty:
             fix = "fetch the whole package again: a .prj belongs to each .shp"
@@ -93,9 +97,16 @@ def read_table(layer: Layer, where: str) -> pandas.DataFrame:
     import pyogrio
 
     with damage_told(layer.told, where):
-        check_count(layer.file.path)
+        check_whole(layer.file.path)
         frame = pyogrio.read_dataframe(layer.file.path, layer=layer.inside, read_geometry=False)
     return frame.rename(columns=str.lower)
+
+
+def _check_files(path: Path) -> None:
+    """Without its .dbf a .shp can be read, and says of no feature what it is."""
+    check_whole(path)
+    if path.suffix.lower() == ".shp" and part_of(path, ".dbf") is None:
+        raise ValueError("its .dbf is missing, which says what each feature is")
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -117,7 +128,7 @@ def _may_be_layer(name: str) -> bool:
 
 def _layers_of(member: Member, where: str) -> list[Layer]:
     """A .dbf counts as a layer of its own where no .shp is beside it."""
-    path = member.path
+    path = PurePosixPath(member.name)  # a name too long for a disk has another one there
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES or not _may_be_layer(path.name):
         return []
@@ -132,7 +143,7 @@ def _layers_of_geopackage(member: Member, where: str) -> list[Layer]:
     """Its layers have the name of a file, or that of a layer alone; a single one may be called anything."""
     import pyogrio
 
-    stem = member.path.stem
+    stem = PurePosixPath(member.name).stem
     with damage_told(member.name, where):
         inside = [str(name) for name, _ in pyogrio.list_layers(member.path)]
     found = []
@@ -152,9 +163,11 @@ def _activation_in(path: Path) -> dict[str, Any]:
         return {}
     try:
         told = json.loads(data)
-    except ValueError:
-        return {}  # not the API's answer, which is JSON
-    results = told.get("results", [told]) if isinstance(told, dict) else []
+    except (ValueError, RecursionError):
+        return {}  # not the API's answer, which is JSON, and flat
+    results = told.get("results") if isinstance(told, dict) else []
+    if not isinstance(results, list):
+        results = [told]
     return next((one for one in results if isinstance(one, dict) and one.get("eventTime")), {})
 
 

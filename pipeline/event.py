@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.access import without_secrets
 from pipeline.licences import EVENT_TERMS
-from pipeline.manifest import Manifest
+from pipeline.manifest import Day, Manifest
 
 EFFECT_DAYS = {"flood": 20, "fire": 180, "earthquake": 90}
 """How long each kind can be seen, where the manifest does not say."""
@@ -34,6 +33,8 @@ class Event(Manifest):
     """geojson: any vector file of polygons. cems: a Copernicus EMS Rapid Mapping package, a folder or a zip. effis:
     burnt areas, one event per fire near the region. shakemap: contours of shaking intensity (cont_mmi.json)."""
     href: str
+    layer: str | None = None
+    """For a geojson: the layer to read of a file that has several, as a GeoPackage may."""
     analysed: str | None = None
     """Vector file of the extent that was looked at. What is not wholly inside it is unknown, up to 100 km from the
     event's geometry and 10 km from the extent; farther away the event is absent. Without it: unknown up to 10 km."""
@@ -42,7 +43,7 @@ class Event(Manifest):
     damage, and shaken ground that nobody looked at is unknown. Without it: the event is the shaken ground."""
     mmi: float | None = Field(default=None, ge=1, le=12)
     """For a shakemap: the intensity from which ground counts as shaken; one of the contours of the file."""
-    start: dt.date | None = None
+    start: Day | None = None
     """First day, UTC. None: the file's features say it in a property `start` or `date`; a package in the file of its
     activation (`eventTime`)."""
     effect_days: int = Field(default=0, ge=1, le=MOST_DAYS)
@@ -89,9 +90,9 @@ class Event(Manifest):
         kind = KIND_OF_SOURCE.get(self.source, self.kind)
         if self.kind != kind:
             raise ValueError(f"kind is '{self.kind}', and '{self.source}' maps every {kind} | write kind = \"{kind}\"")
-        for key in ("mmi", "damage"):
-            if getattr(self, key) is not None and self.source != "shakemap":
-                raise ValueError(f"'{key}' is for source = 'shakemap', and this is '{self.source}' | take {key} away")
+        for key, source in (("mmi", "shakemap"), ("damage", "shakemap"), ("layer", "geojson")):
+            if getattr(self, key) is not None and self.source != source:
+                raise ValueError(f"'{key}' is for source = '{source}', and this is '{self.source}' | take {key} away")
         return self
 
 

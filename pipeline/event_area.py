@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import geopandas
     import shapely
 
+    from pipeline.event import Event
+    from pipeline.region import Region
+
 
 @dataclass(frozen=True, eq=False)
 class EventArea:
@@ -34,12 +37,31 @@ class EventArea:
     """What a person should know of the reading: what was left out, and why."""
 
 
-def area_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> shapely.Geometry:
+def analysed_of(use: Event, region: Region, where: str, extents: bool, notes: list[str]) -> shapely.Geometry | None:
+    """The extent that was looked at, of the file that the manifest names as `analysed`; None without `extents`."""
+    from pipeline.vector import read_vector
+
+    if use.analysed is None or not extents:
+        return None
+    path = region.relative(use.analysed)
+    return area_of(read_vector(path, where, notes=notes), path, where, notes)
+
+
+def area_of(frame: geopandas.GeoDataFrame, path: Path, where: str, notes: list[str]) -> shapely.Geometry:
+    """The polygons of all features, EPSG:4326. None is a Problem; points and lines beside them go into `notes`."""
     check_degrees(frame, path, where)
     area = degrees_of(frame)
     if area.is_empty:
         raise Problem(f"{path.name} has no polygon", where=where, fix="give the area of the event, not points or lines")
+    note_flat(frame, path.name, notes)
     return area
+
+
+def note_flat(frame: geopandas.GeoDataFrame, name: str, notes: list[str]) -> None:
+    """Points and lines cover nothing: how many were left out."""
+    flat = int((~frame.geom_type.isin(("Polygon", "MultiPolygon", "GeometryCollection"))).sum())
+    if flat:
+        notes.append(f"left out: {flat} of {len(frame)} features of {name}, which are points or lines")
 
 
 def check_degrees(frame: geopandas.GeoDataFrame, path: Path, where: str) -> None:

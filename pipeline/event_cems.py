@@ -19,7 +19,7 @@ from pipeline.cems_names import Product
 from pipeline.cems_observed import EVENT_TYPES, Observed, observe
 from pipeline.cems_package import Package, open_package
 from pipeline.event import Event
-from pipeline.event_area import EventArea, area_of
+from pipeline.event_area import EventArea, analysed_of
 from pipeline.region import Region
 from pipeline.shapes import polygons_of, union_of
 
@@ -45,16 +45,15 @@ def read_cems(use: Event, region: Region, where: str, extents: bool) -> list[Eve
         if shape.is_empty:
             raise _nothing_seen(use, path, package, where)
         start = first_day(use.start, package, where)
-        analysed = _analysed(observed, where) if extents and not use.analysed else None
-    if extents and use.analysed:
-        from pipeline.vector import read_vector
+        placeless = [note for _, o in observed for note in o.notes]
+        analysed = _analysed(observed, where, placeless) if extents and not use.analysed else None
+    if use.analysed:
+        analysed = analysed_of(use, region, where, extents, placeless)
+    notes = (*_notes(use, package, [o for _, o in observed]), *placeless)
+    return [EventArea(shape, analysed, start, notes=notes)]
 
-        extent = region.relative(use.analysed)
-        analysed = area_of(read_vector(extent, where), extent, where)
-    return [EventArea(shape, analysed, start, notes=_notes(use, package, [o for _, o in observed]))]
 
-
-def _analysed(observed: list[tuple[Product, Observed]], where: str) -> shapely.Geometry | None:
+def _analysed(observed: list[tuple[Product, Observed]], where: str, notes: list[str]) -> shapely.Geometry | None:
     """What was looked at for this kind of event; None where no product says."""
     import shapely
 
@@ -62,7 +61,7 @@ def _analysed(observed: list[tuple[Product, Observed]], where: str) -> shapely.G
     for product, said in observed:
         if not said.speaks:
             continue
-        extent, out = looked_at(product, images_of(product, where), where)
+        extent, out = looked_at(product, images_of(product, where), where, notes)
         seen += [extent] if extent is not None else []
         unseen += [out, *said.doubt]
     if not seen:

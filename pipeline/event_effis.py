@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from harmonize.events import NEARBY_M
 from harmonize.problem import Problem, nearest
 from pipeline.event import Event, slug
-from pipeline.event_area import EventArea, area_of, check_degrees
+from pipeline.event_area import EventArea, analysed_of, area_of, check_degrees
 from pipeline.event_dates import utc_day
 from pipeline.region import Region
 
@@ -40,13 +40,14 @@ def read_effis(use: Event, region: Region, where: str, extents: bool) -> list[Ev
     A fire is seen for twice its effect_days from its own day on (the second time it is fading), and for before_days
     before. Features that share an id are one fire, of the earliest of their days. `part` is the fire's id.
 
-    Raises Problem for a fire near the region without id or day, and for a `start` in the manifest where the file holds
-    several fires.
+    Raises Problem for a fire near the region without id, day or polygon, and for a `start` in the manifest where the
+    file holds several fires.
     """
     from pipeline.vector import read_vector
 
     path = region.relative(use.href)
-    frame = read_vector(path, where)
+    notes: list[str] = []
+    frame = read_vector(path, where, notes=notes)
     check_degrees(frame, path, where)
     fires = _ids(frame, path, where)
     if use.start and len(set(fires)) > 1:
@@ -55,26 +56,33 @@ def read_effis(use: Event, region: Region, where: str, extents: bool) -> list[Ev
             where=where,
             fix="take start away, or write a file of the one fire",
         )
-    analysed = None
-    if use.analysed and extents:
-        extent = region.relative(use.analysed)
-        analysed = area_of(read_vector(extent, where), extent, where)
+    analysed = analysed_of(use, region, where, extents, notes)
+    found = []
+    for name, rows in _rows(frame, fires, region, path, where).items():
+        fire = frame.iloc[rows]
+        start = use.start or _start(fire, name, path, where)
+        if _seen(start, use, region):
+            more: list[str] = []
+            shape = area_of(fire, path, where, more)
+            found.append(EventArea(shape, analysed, start, slug(name), notes=(*notes, *more)))
+    return found
+
+
+def _rows(
+    frame: geopandas.GeoDataFrame, fires: list[str], region: Region, path: Path, where: str
+) -> dict[str, list[int]]:
+    """Id -> rows of each fire that has one near the region, by id."""
     near = _near(frame, region)
     nameless = next((k for k in near if not fires[k]), None)
     if nameless is not None and len(frame) > 1:
-        raise Problem(f"feature {nameless + 1} of {path.name} has no id", where=where, fix="give each fire an id")
+        what = f"feature {frame.index[nameless] + 1} of {path.name} has no id"
+        raise Problem(what, where=where, fix="give each fire an id")
     ids = sorted({fires[k] for k in near})
     _check_parts(ids, path, where)
     rows: dict[str, list[int]] = {name: [] for name in ids}
     for k, name in enumerate(fires):
         rows.get(name, []).append(k)
-    found = []
-    for name in ids:
-        fire = frame.iloc[rows[name]]
-        start = use.start or _start(fire, name, path, where)
-        if _seen(start, use, region):
-            found.append(EventArea(area_of(fire, path, where), analysed, start, slug(name)))
-    return found
+    return rows
 
 
 def _ids(frame: geopandas.GeoDataFrame, path: Path, where: str) -> list[str]:
@@ -98,6 +106,9 @@ def _text(value: object) -> str:
 def _check_parts(ids: list[str], path: Path, where: str) -> None:
     taken: dict[str, str] = {}
     for name in ids:
+        if name and not slug(name):
+            what = f"the id '{name}' of {path.name} has neither a letter nor a digit (a-z, 0-9) that goes into tables"
+            raise Problem(what, where=where, fix="give the fire an id that has")
         other = taken.setdefault(slug(name), name)
         if other != name:
             what = f"the ids '{other}' and '{name}' of {path.name} are one in tables: '{slug(name)}'"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harmonize.problem import Problem
 from pipeline.event import Event
-from pipeline.event_area import EventArea, area_of
+from pipeline.event_area import EventArea, analysed_of, area_of
 from pipeline.event_dates import utc_day
 from pipeline.region import Region
 
@@ -24,13 +24,12 @@ def read_geojson(use: Event, region: Region, where: str, extents: bool) -> list[
     from pipeline.vector import read_vector
 
     path = region.relative(use.href)
-    frame = read_vector(path, where)
+    notes: list[str] = []
+    frame = read_vector(path, where, use.layer, notes=notes)
     start = use.start or _start_of(frame, path, where)
-    analysed = None
-    if use.analysed and extents:
-        extent = region.relative(use.analysed)
-        analysed = area_of(read_vector(extent, where), extent, where)
-    return [EventArea(area_of(frame, path, where), analysed, start)]
+    shape = area_of(frame, path, where, notes)
+    analysed = analysed_of(use, region, where, extents, notes)
+    return [EventArea(shape, analysed, start, notes=tuple(notes))]
 
 
 def _start_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> dt.date:
@@ -45,8 +44,7 @@ def _start_of(frame: geopandas.GeoDataFrame, path: Path, where: str) -> dt.date:
         names = ", ".join(map(str, said[:4]))
         raise Problem(f"the features of {path.name} name several days as {field}: {names}", where=where, fix=fix)
     if None in days:
-        what = (
-            f"feature {days.index(None) + 1} of {path.name} has no {field}" if said else f"{path.name} has no {field}"
-        )
+        number = frame.index[days.index(None)] + 1
+        what = f"feature {number} of {path.name} has no {field}" if said else f"{path.name} has no {field}"
         raise Problem(what, where=where, fix=fix)
     return said[0]

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 from harmonize.problem import Problem
 from pipeline.contours import UnclearContours, ground_above
 from pipeline.event import MMI, Event
-from pipeline.event_area import EventArea, area_of, check_degrees
+from pipeline.event_area import EventArea, analysed_of, check_degrees
 from pipeline.event_cems import read_cems
-from pipeline.event_dates import utc_day
+from pipeline.event_dates import day_of_milliseconds, utc_day
 from pipeline.event_geojson import read_geojson
 from pipeline.region import Region
 from pipeline.shapes import degrees_of
@@ -49,32 +49,24 @@ def read_shakemap(use: Event, region: Region, where: str, extents: bool) -> list
 
     path = region.relative(use.href)
     start = use.start or _origin_day(path, where)
+    notes: list[str] = []
     if use.damage is None:
-        shaken = _shaken(path, use.mmi or MMI, where)
-        return [EventArea(shaken, _analysed(use, region, where) if extents else None, start)]
+        shaken = _shaken(path, use.mmi or MMI, where, notes)
+        return [EventArea(shaken, analysed_of(use, region, where, extents, notes), start, notes=tuple(notes))]
     areas = _damage(use, region, where, extents, start)
     seen = shapely.union_all([area.shape for area in areas])
-    notes = tuple(note for area in areas for note in area.notes)
+    notes += [note for area in areas for note in area.notes]
     if not extents:
-        return [EventArea(seen, None, start, notes=notes)]
+        return [EventArea(seen, None, start, notes=tuple(notes))]
     # Damage that was seen was looked at, also where no extent is told.
     known = shapely.union_all([seen, *(area.analysed for area in areas if area.analysed is not None)])
-    unseen = shapely.difference(_shaken(path, use.mmi or MMI, where), known)
-    return [EventArea(seen, None, start, unseen=unseen, notes=notes)]
+    unseen = shapely.difference(_shaken(path, use.mmi or MMI, where, notes), known)
+    return [EventArea(seen, None, start, unseen=unseen, notes=tuple(notes))]
 
 
 def origin_files(path: Path) -> list[Path]:
     """The files beside a ShakeMap that may say its day."""
     return [file for name in ORIGINS if (file := path.parent / name).is_file() and file != path]
-
-
-def _analysed(use: Event, region: Region, where: str) -> shapely.Geometry | None:
-    from pipeline.vector import read_vector
-
-    if use.analysed is None:
-        return None
-    extent = region.relative(use.analysed)
-    return area_of(read_vector(extent, where), extent, where)
 
 
 def _damage(use: Event, region: Region, where: str, extents: bool, start: dt.date) -> list[EventArea]:
@@ -91,12 +83,12 @@ def is_package(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() == ".zip"
 
 
-def _shaken(path: Path, level: float, where: str) -> shapely.Geometry:
+def _shaken(path: Path, level: float, where: str, notes: list[str]) -> shapely.Geometry:
     """The ground where the intensity is at least `level`, EPSG:4326."""
     import geopandas
     import shapely
 
-    contours, polygons = _contours(path, where)
+    contours, polygons = _contours(path, where, notes)
     if level not in contours:
         said = ", ".join(f"{value:g}" for value in sorted(contours))
         fix = f"set mmi to one of them: {said}"
@@ -116,13 +108,13 @@ def _shaken(path: Path, level: float, where: str) -> shapely.Geometry:
     return degrees_of(geopandas.GeoDataFrame(geometry=[_turned(area)], crs=4326))
 
 
-def _contours(path: Path, where: str) -> tuple[dict[float, shapely.Geometry], bool]:
+def _contours(path: Path, where: str, notes: list[str]) -> tuple[dict[float, shapely.Geometry], bool]:
     """intensity -> its lines or polygons, in degrees, as one geometry; and whether they are polygons."""
     import shapely
 
     from pipeline.vector import read_vector
 
-    frame = read_vector(path, where)
+    frame = read_vector(path, where, notes=notes)
     if frame.crs.is_geographic:
         west, south, east, north = frame.total_bounds
         if not (-360 <= west <= east <= 360 and -90 <= south <= north <= 90 and east - west < 180):
@@ -203,16 +195,17 @@ def _origin_day(path: Path, where: str) -> dt.date:
 def _day_in(file: Path, where: str) -> dt.date | None:
     try:
         told = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Problem(f"{file} is no JSON: {error}", where=where, fix="fetch it again") from None
+    fix = "add start = <day of the earthquake, UTC>"
     for holder in (told, told.get("metadata") if isinstance(told, dict) else None):
         time = _at(holder, "properties", "time")
         if isinstance(time, int | float) and not isinstance(time, bool):
-            return (dt.datetime(1970, 1, 1) + dt.timedelta(milliseconds=time)).date()
+            return day_of_milliseconds(time, "time", file.name, where, fix)
         for steps in (("input", "event_information", "origin_time"), ("properties", "time"), ("origin_time",)):
             said = _at(holder, *steps)
             if isinstance(said, str):
-                return utc_day(said, steps[-1], file.name, where, "add start = <day of the earthquake, UTC>")
+                return utc_day(said, steps[-1], file.name, where, fix)
     return None
 
 

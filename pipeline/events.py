@@ -58,8 +58,8 @@ def params(region: Region, *keys: str) -> list[dict[str, Any]]:
     """What of the events decides a stage's output: these keys, and the version of the sample world they are in."""
     told = []
     for event in region.events:
-        # These choose the fires of a file.
-        also = ("effect_days", "before_days") if event.source == "effis" else ()
+        # These choose the fires of a file, and what of a file is read.
+        also = ("effect_days", "before_days") if event.source == "effis" else ("layer",) if event.layer else ()
         about = event.model_dump(mode="json", include={"id", *keys, *also})
         if any(str(about.get(key)).startswith(sandbox.SCHEME) for key in ("href", "analysed", "damage")):
             about["sandbox"] = sandbox.VERSION

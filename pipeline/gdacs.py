@@ -82,7 +82,8 @@ def read_alerts(path: Path) -> tuple[list[Alert], Counter[str]]:
     events: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for k, feature in enumerate(_features(path)):
         told = feature.get("properties") if isinstance(feature, dict) else None
-        kind, number = (str((told or {}).get(key) or "").strip() for key in ("eventtype", "eventid"))
+        told = told if isinstance(told, dict) else {}
+        kind, number = (str(told.get(key) or "").strip() for key in ("eventtype", "eventid"))
         if not kind or not number:
             what = f"feature {k + 1} has no eventtype and eventid"
             raise Problem(
@@ -99,7 +100,7 @@ def _features(path: Path) -> list[Any]:
         raise Problem(f"there is no file {path}", fix="save an answer of the GDACS API there")
     try:
         told = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Problem(f"this is no JSON: {error}", where=str(path), fix="save the API's answer again") from None
     features = told.get("features") if isinstance(told, dict) else None
     if not isinstance(features, list):
@@ -151,7 +152,7 @@ def _shape(feature: dict[str, Any], code: str, path: Path) -> shapely.Geometry |
         return None
     try:
         shape = shapely.make_valid(shapely.from_geojson(json.dumps(feature["geometry"])))
-    except (shapely.GEOSException, ValueError) as error:
+    except (shapely.GEOSException, ValueError, RecursionError) as error:
         raise Problem(f"event {code} has a broken geometry: {error}", where=str(path), fix="save it again") from None
     return None if shape.is_empty else shape
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harmonize.problem import Problem, nearest
+from pipeline.vector_checks import check_search, check_whole, damage_told, the_layer, told_features, with_geometry
 
 if TYPE_CHECKING:
     import geopandas
@@ -20,7 +20,7 @@ SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")
 
 def with_siblings(path: Path) -> list[Path]:
     """The files that a vector file is made of: codes of a shapefile stand in the .dbf, its CRS in the .prj."""
-    return sorted(path.parent.glob(f"{path.stem}.*")) if path.suffix.lower() == ".shp" else [path]
+    return sorted(path.parent.glob(f"{glob.escape(path.stem)}.*")) if path.suffix.lower() == ".shp" else [path]
 
 
 Around = tuple[int, tuple[float, float, float, float]]
@@ -28,11 +28,17 @@ Around = tuple[int, tuple[float, float, float, float]]
 
 
 def read_vector(
-    path: Path, where: str, layer: str | None = None, around: Around | None = None
+    path: Path,
+    where: str,
+    layer: str | None = None,
+    around: Around | None = None,
+    notes: list[str] | None = None,
 ) -> geopandas.GeoDataFrame:
-    """Features of a vector file, in file order. No file, no feature or no CRS is a Problem.
+    """Features of a vector file, in file order, each under its number (from 0) as index.
 
-    With `around` it may give fewer: no feature there is none, and no Problem.
+    No file, no feature, no CRS, several layers of which none is named, or coordinates that are no numbers are a
+    Problem. So are features without geometry, unless somebody takes `notes` of how many were left out. With `around`
+    it may give fewer: no feature there is none, and no Problem.
     """
     import geopandas
 
@@ -40,44 +46,25 @@ def read_vector(
         raise Problem(
             f"there is no file {path}", where=where, fix="check the path; it is relative to the manifest's folder"
         )
-    with damage_told(path.name, where, "check the file and its layer"):
-        check_count(path)
-        if around and path.suffix.lower() in BY_PLACE:
+    by_place = around is not None and path.suffix.lower() in BY_PLACE
+    with damage_told(path.name, where, "check the file and its layer, or fetch it again"):
+        check_whole(path)
+        layer = layer or the_layer(path, where)
+        if around and by_place:
+            check_search(path, layer, where)
             frame = _read_around(path, layer, around)
         elif path.suffix.lower() == ".parquet":
-            frame = geopandas.read_parquet(path)
+            frame = geopandas.read_parquet(path).reset_index(drop=True)
         else:
             frame = geopandas.read_file(path, layer=layer)
     if not isinstance(frame, geopandas.GeoDataFrame):
         raise Problem(f"{path.name} has no geometry", where=where, fix="check the file and its layer")
-    frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
-    if frame.empty and not around:
+    nothing = bool((frame.geometry.isna() | frame.geometry.is_empty).all())
+    if nothing and not around:
         raise Problem("this vector file has no feature with a geometry", where=str(path), fix="check its layer")
     if frame.crs is None:
         raise Problem("this vector file does not say its CRS", where=str(path), fix="add it (a .prj beside a .shp)")
-    return frame
-
-
-def check_count(path: Path) -> None:
-    """A damaged header may tell of a thousand million records, and memory would be taken for all of them."""
-    import pyogrio
-
-    if path.suffix.lower() in (".shp", ".dbf"):
-        count, size = pyogrio.read_info(path)["features"], path.stat().st_size
-        if count > size:
-            raise ValueError(f"its header tells of {count} records, and the file has {size} bytes")
-
-
-@contextlib.contextmanager
-def damage_told(name: str, where: str, fix: str = "fetch the package again") -> Iterator[None]:
-    """What GDAL and GEOS raise for a file that is no vector file, or a damaged one, as a Problem."""
-    import shapely.errors
-
-    try:
-        yield
-    except (RuntimeError, ValueError, UnboundLocalError, shapely.errors.ShapelyError) as error:
-        # RuntimeError is what GDAL says; UnboundLocalError is how pyogrio 0.13 ends on a CRS that it cannot read.
-        raise Problem(f"{name} cannot be read: {error}", where=where, fix=fix) from None
+    return with_geometry(frame, path.name, where, notes)
 
 
 def _read_around(path: Path, layer: str | None, around: Around) -> geopandas.GeoDataFrame:
@@ -93,19 +80,30 @@ def _read_around(path: Path, layer: str | None, around: Around) -> geopandas.Geo
         path, layer=layer, bbox=outline_in(shapely.box(*bounds), epsg, crs).bounds, fid_as_index=True
     )
     # A search tree gives features in its own order; of overlapping ones the first of the file counts.
-    return frame.sort_index().reset_index(drop=True)
+    frame = frame.sort_index()
+    # Numbers of a .gpkg start from 1.
+    return frame.set_index(frame.index - 1) if path.suffix.lower() == ".gpkg" else frame
 
 
 def read_codes(
     path: Path, attribute: str | None, where: str, layer: str | None = None, around: Around | None = None
 ) -> geopandas.GeoDataFrame:
-    """Polygons of a land-cover file with their code as text in the column `code`; with `around` maybe those there."""
+    """Polygons of a land-cover file with their code as text in the column `code`; with `around` maybe those there.
+
+    A polygon without code or without geometry is a Problem: what it covers would pass as not mapped.
+    """
     frame = read_vector(path, where, layer, around)
-    if attribute is None or attribute not in frame.columns:
+    fields = [str(column) for column in frame.columns if column != frame.geometry.name]
+    if attribute is None or attribute not in fields:
         said = f"'{attribute}' is no field" if attribute else "no attribute is named that holds the code"
-        fix = nearest(attribute or "", [c for c in frame.columns if c != "geometry"])
+        fix = nearest(attribute or "", fields)
         raise Problem(f"{said} of {path.name}", where=where, fix=f"set attribute; {fix}")
     frame = frame[[attribute, frame.geometry.name]].rename(columns={attribute: "code"})
+    none = frame["code"].isna() | (frame["code"].astype(str).str.strip() == "")
+    if none.any():
+        what = f"{told_features(frame.index[none])} of {path.name} without a code in the field {attribute}"
+        fix = "give each its code, one that the crosswalk knows as no data if so, or remove it from the file"
+        raise Problem(what, where=where, fix=fix)
     frame["code"] = frame["code"].map(_code_text)
     return frame.set_geometry(frame.geometry.make_valid()).reset_index(drop=True)
 

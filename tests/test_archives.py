@@ -180,3 +180,16 @@ def test_files_that_count(tmp_path: Path) -> None:
         f"{DEL}_{s}_v1{x}" for s in stems for x in suffixes
     }
     assert watched(folder / "more.zip") == [folder / "more.zip"]
+
+
+def test_names_too_long_for_a_disk(tmp_path: Path) -> None:
+    """A zip may hold them: they are unpacked under others, that the files of a shapefile share."""
+    long = f"EMSR884_AOI01_DEL_{'N' * 300}"
+    folder = product(tmp_path / "x")
+    path = zipped(folder, tmp_path / "x.zip")
+    with zipfile.ZipFile(path, "a") as out:
+        out.writestr("n" * 300 + ".json", "{}")
+        for suffix in (".shp", ".shx", ".dbf", ".prj"):
+            east = write(tmp_path / "y" / "east.shp", [event(EAST)]).with_suffix(suffix)
+            out.write(east, f"y/{long}_observedEventA_v1{suffix}")
+    assert same(read(path).shape, WET.union(EAST))

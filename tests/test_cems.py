@@ -318,7 +318,7 @@ def test_the_activation_says_kind_and_first_day(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="shows no earthquake; it shows Flood"):
         read(tmp_path / "x", "earthquake")
     activation(tmp_path / "x", eventTime="yesterday")
-    with pytest.raises(Problem, match="eventTime 'yesterday' is no time"):
+    with pytest.raises(Problem, match="'yesterday' in the field eventTime of the activation is no day"):
         read(tmp_path / "x", "earthquake", start=None)
     activation(tmp_path / "x", code="EMSR883")
     with pytest.raises(Problem, match=r"activation\.json tells of EMSR883, and the products are of EMSR884"):
@@ -423,3 +423,71 @@ def test_a_layer_that_is_no_vector_file(tmp_path: Path) -> None:
     (tmp_path / "x" / f"{DEL.replace('AOI01', 'AOI02')}_observedEventA_v1.json").write_text('{"tiles": []}')
     with pytest.raises(Problem, match=r"AOI02_DEL_PRODUCT_observedEventA_v1\.json cannot be read"):
         read(tmp_path / "x")
+
+
+def test_a_shapefile_that_was_cut_off(tmp_path: Path) -> None:
+    """GDAL gives the features behind the end without geometry: wet ground would be known to be dry."""
+    product(tmp_path / "x", observedEventA=[event(affinity.translate(WET, k / 100)) for k in range(4)])
+    path = tmp_path / "x" / f"{DEL}_observedEventA_v1.shp"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(Problem, match=rf"{path.name} was cut off: it has \d+ of {len(whole)} bytes") as caught:
+        read(tmp_path / "x")
+    assert caught.value.fix == "fetch the package again"
+    path.write_bytes(whole)
+    index = path.with_suffix(".shx")
+    index.write_bytes(index.read_bytes()[:-8])
+    with pytest.raises(Problem, match=rf"{index.name} was cut off"):
+        read(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [(None, "its .dbf is missing"), (b"", r"\.dbf was cut off: it has 0 bytes")]
+)
+def test_a_layer_without_its_table(tmp_path: Path, data: bytes | None, words: str) -> None:
+    product(tmp_path / "x")
+    path = tmp_path / "x" / f"{DEL}_observedEventA_v1.dbf"
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(Problem, match=words):
+        read(tmp_path / "x")
+
+
+def test_features_without_a_place_are_told(tmp_path: Path) -> None:
+    """The file is whole: its makers gave them none."""
+    nowhere = (None, {"event_type": "5-Flood", "notation": "Flooded area"})
+    point = (WET.centroid, {"event_type": "5-Flood", "notation": "Flooded area"})
+    found = read(product(tmp_path / "x", suffix=".json", observedEventA=[event(), nowhere, nowhere, point]))
+    assert same(found.shape, WET)
+    name = f"{DEL}_observedEventA_v1.json"
+    assert f"left out: 2 of 4 features of {name}, which have no geometry" in found.notes
+    assert f"left out: 1 of 2 features of {name}, which are points or lines" in found.notes
+    found = read(product(tmp_path / "y", suffix=".json", notAnalysedA=[(None, {"obj_type": "x"}), (WET, {})]))
+    assert any("of 2 features of" in note and "notAnalysedA" in note for note in found.notes)
+
+
+def test_coordinates_that_are_no_numbers(tmp_path: Path) -> None:
+    product(tmp_path / "x", suffix=".gpkg", observedEventA=[event(), event(shapely.Polygon(
+        [(11.02, 45.02), (float("nan"), 45.03), (11.03, 45.03), (11.02, 45.02)]
+    ))])  # fmt: skip
+    with pytest.raises(Problem, match=r"feature 2 of .*observedEventA.* with a coordinate that is no number"):
+        read(tmp_path / "x")
+
+
+def test_odd_files_of_the_activation(tmp_path: Path) -> None:
+    product(tmp_path / "x")
+    path = tmp_path / "x" / "a.json"
+    path.write_text('{"results": null, "eventTime": "2024-05-02T10:00:00"}')
+    assert read(tmp_path / "x", start=None).start == dt.date(2024, 5, 2)
+    path.write_text("[" * 200_000 + '"eventTime"')
+    with pytest.raises(Problem, match="no file of the activation that says one"):
+        read(tmp_path / "x", start=None)
+    path.write_text('{"eventTime": "9999-12-31"}')
+    with pytest.raises(Problem, match="'9999-12-31' in the field eventTime of the activation is no day of an event"):
+        read(tmp_path / "x", start=None)
+
+
+def test_a_version_of_many_digits_is_none() -> None:
+    assert parse_layer(f"EMSR884_AOI01_DEL_PRODUCT_v{'9' * 5000}_observedEventA_v1") is not None
+    assert parse_layer(f"EMSR884_AOI01_DEL_PRODUCT_observedEventA_v{'9' * 5000}") is None

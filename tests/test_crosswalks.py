@@ -167,6 +167,8 @@ MISTAKES = {
     "tabs": ("code\tname\tclass\tstatus\n", ["lacks the column", "not by '\\t'"]),
     "column twice": ("code,name,class,status,class\n1,a,water,judgement,crops\n", ["column class stands twice", "line 1"]),
     "code twice": (HEAD + "1,a,water,judgement,\n\n1,b,crops,judgement,\n", ["code 1 stands twice", "line 4", "2 and 4"]),
+    "number twice": (HEAD + "1,a,water,judgement,\n1.0,b,crops,judgement,\n", ["code 1.0 is 1 written another way", "2 and 3"]),
+    "number with zeros": (HEAD + "01,a,water,judgement,\n1,b,crops,judgement,\n", ["code 1 is 01 written another way"]),
     "row twice": (HEAD + "1,a,water,judgement,\n1,a,water,judgement,\n", ["code 1 stands twice", "line 3"]),
     "unknown class": (HEAD + "1,a,watr,judgement,\n", ["'watr' is not in the vocabulary", "line 2", "did you mean 'water'"]),
     "class in capitals": (HEAD + "1,a,Water,judgement,\n", ["'Water' is not in the vocabulary", "did you mean 'water'"]),

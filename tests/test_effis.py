@@ -104,6 +104,21 @@ def test_only_fires_seen_in_the_dates_of_the_region(tmp_path: Path, day: str, ke
     assert bool(loaded(season(World(tmp_path), (square(0, 0), fire(day=day)), (square(0, 90_000), fire("8"))))) == kept
 
 
+def test_fires_without_a_place_are_told_and_numbers_are_those_of_the_file(tmp_path: Path) -> None:
+    manifest = season(World(tmp_path), (square(0, 0), fire("1")), (square(1200, 0), fire("2")))
+    path = tmp_path / "effis-2020.geojson"
+    told = json.loads(path.read_text())
+    told["features"][0]["geometry"] = None
+    path.write_text(json.dumps(told))
+    found = loaded(manifest)
+    assert set(found) == {"effis-2020.2"}
+    assert found["effis-2020.2"].notes == ("left out: 1 of 2 features of effis-2020.geojson, which have no geometry",)
+    told["features"].append(told["features"][1] | {"properties": fire(None)})
+    path.write_text(json.dumps(told))
+    with pytest.raises(Problem, match=r"feature 3 of .* has no id"):
+        loaded(manifest)
+
+
 @pytest.mark.parametrize("epsg", [4326, 32632, 3035])
 def test_only_fires_within_ten_kilometres(tmp_path: Path, epsg: int) -> None:
     """South of the region, and east of it where a degree is shorter; in whatever CRS the file is."""
@@ -124,6 +139,10 @@ def test_only_fires_within_ten_kilometres(tmp_path: Path, epsg: int) -> None:
         ([(square(0, 0), {"id": "1", "fire_date": "2020-06-01"})], {}, ["no field firedate or initialdate", "'fire_date'"]),
         ([(square(0, 0), {"fid_1": "1"}), (square(0, 0), {})], {}, ["no field 'id'"]),
         ([(square(0, 0), fire("A 1")), (square(0, 0), fire("a/1"))], {}, ["'A 1' and 'a/1'", "'a-1'"]),
+        ([(square(0, 0), fire("!!"))], {}, ["the id '!!'", "neither a letter nor a digit"]),
+        ([(square(0, 0), fire(day="0001-01-01"))], {}, ["'0001-01-01", "fire '7'", "no day of an event", "1900 to 2200"]),
+        ([(square(0, 0), fire(day="9999-12-31T23:00:00-05:00"))], {}, ["fire '7'", "no day of an event"]),
+        ([(square(0, 0), fire())], {"layer": "a"}, ["'layer' is for source = 'geojson'"]),
         ([(shapely.Point(X, Y), fire())], {}, ["has no polygon"]),
         ([], {}, ["no feature with a geometry"]),
         ([(square(0, 0), fire())], {"kind": "flood"}, ["kind is 'flood'", "'effis' maps every fire", 'kind = "fire"']),

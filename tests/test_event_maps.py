@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from pathlib import Path
+from types import SimpleNamespace
 
 import geopandas
 import numpy as np
@@ -19,7 +20,7 @@ from harmonize.events import CrisisEvent, judge
 from harmonize.problem import Problem
 from harmonize.splits import block_of
 from pipeline.event import Event
-from pipeline.events import EventMap, blocks_of, load_events, shares, touches
+from pipeline.events import EventMap, blocks_of, load_events, params, shares, touches
 from pipeline.grid import Cell, cells_of, transformer
 from pipeline.region import load_region
 from pipeline.shapes import PIECE_VERTICES, Pieces, degrees_of, squares_of, union_of
@@ -261,6 +262,52 @@ def test_a_file_that_does_not_say_what_or_when(tmp_path: Path, keys: dict, words
         load(tmp_path, **keys)
     for word in [*words, "events[0]"]:
         assert word in str(caught.value)
+
+
+def several(tmp_path: Path, **keys: object) -> list[EventMap]:
+    """A square, a point and nothing in the layer `mixed`; another square in the layer `other`."""
+    path = tmp_path / "two.gpkg"
+    square = shapely.box(600_000, 5_001_000, 600_600, 5_001_600)
+    mixed = geopandas.GeoDataFrame(geometry=[square, None, square.centroid], crs=32632)
+    mixed.to_file(path, layer="mixed")
+    geopandas.GeoDataFrame(geometry=[square.buffer(100)], crs=32632).to_file(path, layer="other")
+    told = {"kind": "flood", "source": "geojson", "href": path.name, "start": "2020-06-01"} | keys
+    lines = [f"{k} = {v}" if k == "start" else f"{k} = '{v}'" for k, v in told.items()]
+    world = World(tmp_path, tail="\n".join(["[[events]]", *lines]) + "\n")
+    return load_events(load_region(world.write_manifest()))
+
+
+def test_a_layer_of_several_is_named_and_what_it_leaves_out_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match=r"two\.gpkg has 2 layers, and none is named") as caught:
+        several(tmp_path)
+    assert "mixed, other" in caught.value.fix
+    (mapped,) = several(tmp_path, layer="mixed")
+    assert mapped.notes == (
+        "left out: 1 of 3 features of two.gpkg, which have no geometry",
+        "left out: 1 of 2 features of two.gpkg, which are points or lines",
+    )
+    (other,) = several(tmp_path, layer="other")
+    assert other.shape.area > mapped.shape.area
+    assert other.notes == ()
+    with pytest.raises(Problem, match="another"):
+        several(tmp_path, layer="another")
+
+
+def test_the_layer_decides_the_stages(tmp_path: Path) -> None:
+    def told(layer: str | None) -> list:
+        use = Event.model_validate({"kind": "flood", "source": "geojson", "href": "a.gpkg", "layer": layer})
+        return params(SimpleNamespace(events=[use]), "kind")
+
+    assert told("a") != told("b")
+    assert told(None) == [{"id": "a", "kind": "flood"}], "as before there were layers: no stage runs again"
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "1899-12-31", "2201-01-01", "9999-12-31"])
+def test_a_start_that_is_no_day_of_an_event(tmp_path: Path, day: str) -> None:
+    with pytest.raises(Problem, match=rf"events\[0\]\.start': {day} is no day of this record"):
+        load(tmp_path, start=day)
+    with pytest.raises(Problem, match=rf"'{day}[ 0:]*' in the field start of one.geojson is no day of an event"):
+        load(tmp_path, properties={"start": day})
 
 
 def test_defaults_come_from_the_kind_and_the_file(tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ def test_stubs_are_entries_of_a_manifest(tmp_path: Path) -> None:
         ([], ["holds no event"]),
         ({"a": 1}, ["has no features"]),
         ([feature(), {"type": "Feature", "properties": {"name": "x"}}], ["feature 2 has no eventtype and eventid"]),
+        ([feature(), {"type": "Feature", "properties": ["x"]}], ["feature 2 has no eventtype and eventid"]),
+        ([feature(fromdate="0001-01-01T00:00:00+05:00")], ["fromdate of FL 1000123 is no day of an event", "1900"]),
         ([feature(fromdate=None)], ["FL 1000123 has no fromdate"]),
         (
             [feature(fromdate="10/06/2020")],
@@ -121,6 +123,13 @@ def test_a_catalogue_that_cannot_be_read(tmp_path: Path, features: Any, words: l
         read_alerts(saved(tmp_path, features))
     for word in [*words, "gdacs.json", "fix:"]:
         assert word in str(caught.value)
+
+
+def test_a_catalogue_nested_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "gdacs.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(Problem, match="this is no JSON"):
+        read_alerts(path)
 
 
 def test_mistakes_at_the_command(tmp_path: Path) -> None:

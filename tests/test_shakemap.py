@@ -328,6 +328,32 @@ def test_a_broken_record_beside_it(tmp_path: Path) -> None:
         one(shakemap(world_of(tmp_path), beside={"event.json": clear}, start=None))
 
 
+@pytest.mark.parametrize("time", ["NaN", "1e300", "-1e18", "253402300799000"])
+def test_a_time_that_is_no_day(tmp_path: Path, time: str) -> None:
+    with pytest.raises(Problem, match=r"milliseconds in the field time of event\.json (are|is) no day"):
+        one(shakemap(world_of(tmp_path), beside={"event.json": f'{{"properties": {{"time": {time}}}}}'}, start=None))
+
+
+def test_a_record_nested_without_end(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match=r"info.json is no JSON"):
+        one(shakemap(world_of(tmp_path), beside={"info.json": "[" * 100_000}, start=None))
+
+
+def test_a_contour_without_a_line_is_told(tmp_path: Path) -> None:
+    manifest = shakemap(world_of(tmp_path))
+    whole = one(manifest)
+    path = tmp_path / "cont_mmi.json"
+    told = json.loads(path.read_text())
+    told["features"].append(told["features"][0] | {"geometry": None})
+    path.write_text(json.dumps(told))
+    assert one(manifest).shape.equals(whole.shape)
+    assert one(manifest).notes == ("left out: 1 of 6 features of cont_mmi.json, which have no geometry",)
+    told["features"][0]["geometry"]["coordinates"][0][0] = [float("nan"), 45.1]
+    path.write_text(json.dumps(told))
+    with pytest.raises(Problem, match=r"feature 1 of cont_mmi\.json with a coordinate that is no number"):
+        one(manifest)
+
+
 def geojson_of(shape: shapely.Geometry) -> dict:
     return {"type": "Feature", "properties": {}, "geometry": json.loads(shapely.to_geojson(shape))}
 

@@ -15,12 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from measure import Measure, main
 
+from harmonize.captions import write_caption
 from harmonize.queries import DistinctLabels
 from harmonize.query_families import MIN_RELEVANT, MOST
 from harmonize.query_file import corpus_digest, queries_record
 from harmonize.splits import SplitShares, block_of, spatial_split, stratified_split
 from harmonize.vocabulary import CLASSES
-from pipeline.captions import write_captions
+from pipeline.caption_rows import _label_sets
+from pipeline.captions import _batches, write_captions
+from pipeline.evidence import evidence_of
 from pipeline.region import load_region
 from pipeline.splits import report_of
 from pipeline.store import Store
@@ -53,6 +56,20 @@ def captioned() -> pa.Table:
 
 
 def captions(of: Work) -> dict[str, Any]:
+    """Labels -> LabelSet -> both captions of every row, and nothing else."""
+    texts: set[str] = set()
+    count = 0
+    for batch in _batches(of):
+        evidence = evidence_of(batch.labels, batch.crosswalks)
+        for chip, labels in _label_sets(batch, evidence, of.region):
+            said = write_caption(labels, chip.sensor, chip.day, chip.lat, chip.orbit, chip.chip_id)
+            texts.add(said.rich)
+            count += bool(said.paper)
+    return {"captions": count, "distinct": len(texts)}
+
+
+def stage(of: Work) -> dict[str, Any]:
+    """Stage captions as it is run: also evidence and record as JSON, splits, the split report, the table."""
     table = write_captions(of).table
     assert table is not None
     return {"captions": table.num_rows, "distinct": len(table["caption_rich"].unique())}
@@ -119,6 +136,7 @@ if __name__ == "__main__":
         "harmonize_rows",
         [
             Measure("labels to captions", 10, work, captions),
+            Measure("stage captions, all of it", 30, work, stage),
             Measure("stratified split", 60, masks, stratified),
             Measure("spatial split", 10, places, spatial),
             Measure("queries and qrels counts", 20, columns, queries),
