@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harmonize.problem import Problem
-from pipeline.cems_images import first_day, images_of, looked_at
+from pipeline.cems_images import Images, first_day, images_of, looked_at
 from pipeline.cems_names import Product
 from pipeline.cems_observed import EVENT_TYPES, Observed, observe
 from pipeline.cems_package import Package, open_package
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 CATEGORIES = {"earthquake": "earthquake", "flood": "flood", "wildfire": "fire"}
 """category of an activation -> kind of the manifest."""
+
+EXTENTS = {
+    "area of interest": ("areaofinteresta", "areaofinterest"),
+    "image footprint": ("imagefootprinta", "imagefootprint"),
+}
 
 
 def read_cems(use: Event, region: Region, where: str, extents: bool) -> list[EventArea]:
@@ -45,11 +50,12 @@ def read_cems(use: Event, region: Region, where: str, extents: bool) -> list[Eve
         if shape.is_empty:
             raise _nothing_seen(use, path, package, where)
         start = first_day(use.start, package, where)
+        images = [images_of(product, where) for product in package.products]
         placeless = [note for _, o in observed for note in o.notes]
         analysed = _analysed(observed, where, placeless) if extents and not use.analysed else None
     if use.analysed:
         analysed = analysed_of(use, region, where, extents, placeless)
-    notes = (*_notes(use, package, [o for _, o in observed]), *placeless)
+    notes = (*_read(package, images), *_notes(use, package, [o for _, o in observed]), *placeless)
     return [EventArea(shape, analysed, start, notes=notes)]
 
 
@@ -92,6 +98,27 @@ def _nothing_seen(use: Event, path: Path, package: Package, where: str) -> Probl
     what = f"{path.name} shows no area of the {use.kind}"
     looked = f"read: {', '.join(names[:6])}{' …' if len(names) > 6 else ''}"
     return Problem(what, where=where, fix=f"add its observed event layer; {looked}")
+
+
+def _read(package: Package, images: list[Images | None]) -> list[str]:
+    """Which products the event is made of, when their images were taken, and what they do not say of their extent."""
+    names = [product.key for product in package.products]
+    days = sorted(f"{time:%Y-%m-%d}" for one in images if one for time in one.after.values() if time)
+    taken = f", images of {days[0]}" + (f" to {days[-1]}" if days[-1] != days[0] else "") if days else ""
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    notes = [f"read: {len(names)} products ({', '.join(names[:6])}{more}){taken}"]
+    for product in package.products:
+        has = {
+            "area of interest": ("areaofinteresta", "areaofinterest"),
+            "image footprint": ("imagefootprinta", "imagefootprint"),
+        }
+        lacking = [what for what, layers in has.items() if not set(layers) & set(product.layers)]
+        if len(lacking) == 1:
+            whole = next(what for what in has if what not in lacking)
+            notes.append(f"{product.key} has no {lacking[0]}: all of its {whole} counts as analysed")
+        elif lacking:
+            notes.append(f"{product.key} does not say what was analysed")
+    return notes
 
 
 def _notes(use: Event, package: Package, observed: list[Observed]) -> tuple[str, ...]:

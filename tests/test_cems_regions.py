@@ -179,7 +179,7 @@ def test_a_package_through_the_stages(tmp_path: Path, as_zip: bool) -> None:
     }
     receipt = json.loads((out / "receipts/chips.json").read_text())
     assert "event 'emsr884': unknown: 1 features 'flood trace'" in receipt["notes"]
-    assert "| emsr884 | event | Copernicus Emergency Management Service" in (out / "shards/README.md").read_text()
+    assert "| emsr884 | event | [Copernicus Emergency Management Service" in (out / "shards/README.md").read_text()
 
 
 def test_a_changed_package_is_read_again(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def evaluate(
         say(f"{folder}: evaluated already")
     if not brief:
         print_result(result)
-    print(f"{folder}/eval/metrics.json\n{folder}/eval/report.html")
+    print(f"{folder / result['folder'] / 'metrics.json'}\n{folder / result['folder'] / 'report.html'}")
 
 
 @app.command()

@@ -54,12 +54,20 @@ def evaluate(
         "version": EVALUATION_VERSION,
     }
     key = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
-    path = run / "eval" / "metrics.json"
+    folder = eval_folder(run, _queries_digest(frozen) if frozen is not None else None)
+    path = folder / "metrics.json"
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
-        if found.get("key") == key and (run / "eval" / "report.html").exists():
+        if found.get("key") == key and (folder / "report.html").exists():
             return {**found, "again": True}
-    return _evaluate(run, samples, images, {"key": key, **of}, frozen)
+    result = _evaluate(run, samples, images, {"key": key, "folder": folder.relative_to(run).as_posix(), **of}, frozen)
+    write_whole(path, (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
+    return result
+
+
+def eval_folder(run: Path, digest: str | None) -> Path:
+    """Where an evaluation's files are: of a frozen set of queries below the run's own, which they do not replace."""
+    return run / "eval" if digest is None else run / "eval" / f"queries-{digest[:8]}"
 
 
 def _queries_digest(frozen: list[Query] | None) -> str:
@@ -100,9 +108,8 @@ def _evaluate(
     result["prevalence"] = {scope: prevalence(images, corpus.rows(scope)) for scope in SCOPES}
     result["macro"] = {scope: macro(result["systems"], result["prevalence"][scope], scope) for scope in SCOPES}
     result["intervals"] = intervals
-    write_trec(run / "eval", corpus, queries, systems["model"])
+    write_trec(run / result["folder"], corpus, queries, systems["model"])
     write_report(run, result, images, queries, systems["model"])
-    write_whole(run / "eval" / "metrics.json", (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
     return result
 
 

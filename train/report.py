@@ -103,7 +103,7 @@ def write_report(run: Path, result: dict[str, Any], images: Samples, queries: li
             picture = html_picture(sheet(query.text, images.where(best), said), query.text)
             parts.append(f"<h3>{html.escape(query.text)}</h3>{picture}")
     title = f"{run.name}, split {result['split']}"
-    write_whole(run / "eval" / "report.html", page(title, parts, result["synthetic"]))
+    write_whole(run / result["folder"] / "report.html", page(title, parts, result["synthetic"]))
 
 
 def _facts(result: dict[str, Any]) -> str:
