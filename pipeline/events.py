@@ -169,6 +169,15 @@ def touches(mapped: EventMap, zones: list[Squares]) -> dict[Cell, Touch]:
     return found
 
 
+def extent_notes(mapped: EventMap) -> list[str]:
+    """A warning where what was analysed lies elsewhere than the event: likely the extent of another one."""
+    import shapely
+
+    if mapped.analysed is None or shapely.intersects(mapped.analysed, mapped.shape):
+        return []
+    return [f"warning: what was analysed of event '{mapped.event.id}' does not touch the event: check `analysed`"]
+
+
 def local_part(area: shapely.Geometry, cell: Cell) -> shapely.Geometry:
     """What of an area (EPSG:4326) lies in a cell, in the metres of its zone."""
     import shapely

@@ -88,7 +88,9 @@ def measure_labels(work: Work) -> Outcome:
         labelled = sum(bool(found.get(cell)) for cell in cells)
         if labelled < len(cells):
             notes.append(f"warning: label source '{name}' labels {labelled} of {len(cells)} cells")
-    parts += _tables(events.rows_of(events.load_events(work.region), cells))
+    maps = events.load_events(work.region)
+    notes += [note for mapped in maps for note in events.extent_notes(mapped)]
+    parts += _tables(events.rows_of(maps, cells))
     order = [(name, "ascending") for name in ("cell", "source", "event", "date", "code")]
     table = pa.concat_tables([tables.LABELS.empty_table(), *parts]).sort_by(order).combine_chunks()
     dropped = Counter(table["dropped"].drop_null().to_pylist())

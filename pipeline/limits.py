@@ -29,6 +29,7 @@ def limits(contents: Contents) -> list[str]:
     )
     found += _unknown(contents)
     found += _missing(contents)
+    found += _shaken(region)
     if split.method == "spatial":
         found.append(
             f"Splits are blocks of {split.block_km:g} km: cells on both sides of a block's edge are neighbours and "
@@ -43,6 +44,15 @@ def limits(contents: Contents) -> list[str]:
         f"{contents.first:%Y-%m-%d} to {contents.last:%Y-%m-%d}; nothing is known of other places and years."
     )
     return found
+
+
+def _shaken(region: Region) -> list[str]:
+    """Earthquakes without damage that was seen: what shook is not what fell."""
+    return [
+        f"{event.id} is ground that shook at intensity {event.mmi:g} or more, not damage that anybody saw."
+        for event in region.events
+        if event.source == "shakemap" and not event.damage
+    ]
 
 
 def _unsaid(region: Region) -> list[str]:

@@ -30,7 +30,7 @@ from pipeline.contents import contents_of
 from pipeline.croissant import crs
 from pipeline.event import Event
 from pipeline.licences import roll_up, terms_of, with_years
-from pipeline.limits import _first_days
+from pipeline.limits import _first_days, _shaken
 
 SCENE = "S1A_IW_GRDH_1SDV_20200602T050000_20200602T050025_032842_03CDD5_rtc"
 """The radar scene, named as the archives do."""
@@ -464,6 +464,13 @@ def test_events_of_several_days_are_a_limit() -> None:
     flood, fire = _first_days(SimpleNamespace(events=told))  # type: ignore[arg-type]
     assert flood.startswith("emsr332: what was first hit days later (as a package's monitorings show it) counts from")
     assert fire.startswith("evia: what was first burnt days later")
+
+
+def test_shaking_without_damage_is_a_limit() -> None:
+    shaken = Event(kind="earthquake", source="shakemap", href="cont_mmi.json")
+    seen = Event(kind="earthquake", source="shakemap", href="cont_mmi.json", id="seen", damage="EMSR648")
+    (told,) = _shaken(SimpleNamespace(events=[shaken, seen]))  # type: ignore[arg-type]
+    assert told == "cont_mmi is ground that shook at intensity 7 or more, not damage that anybody saw."
 
 
 @pytest.mark.parametrize(

@@ -481,3 +481,14 @@ def test_an_event_elsewhere_or_at_another_time_is_told(tmp_path: Path) -> None:
     assert "'far' lies outside the dates" not in said
     rows = [r for r in table(tmp_path / "out/tiny", "labels") if r["event"]]
     assert {r["event"] for r in rows} == {"old"}
+
+
+@pytest.mark.parametrize(("west", "told"), [(WEST, False), (WEST + 5000, True)])
+def test_an_extent_that_does_not_touch_its_event_is_told(tmp_path: Path, west: float, told: bool) -> None:
+    world = World(tmp_path)
+    world.event("seen", shapely.box(west, NORTH - 2400, west + 1500, NORTH), start="2020-06-10")
+    world.tail = ""
+    world.event("river", cell_box(0, 0), start="2020-06-10", analysed="events/seen.geojson")
+    build(world.write(), tmp_path / "out", "labels")
+    notes = json.loads((tmp_path / "out/tiny/receipts/labels.json").read_text())["notes"]
+    assert any("event 'river' does not touch the event" in note for note in notes) is told

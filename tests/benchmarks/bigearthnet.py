@@ -106,6 +106,8 @@ def _labels(said: list[tuple[str, dt.date, str, float]]) -> pa.Table:
 
 
 def load() -> dict[str, pa.Table]:
+    if not ROWS.exists():
+        raise SystemExit(f"{ROWS.name} is not beside this checkout (../shared/real/labels): nothing is measured")
     return tables_of(pq.read_table(ROWS))
 
 
