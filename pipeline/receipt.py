@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,3 +113,15 @@ def look_at(paths: list[Path], base: Path, before: Receipt | None) -> tuple[Outs
         else:
             seen.append(Outside(name, stat.st_size, stat.st_mtime_ns, file_sha256(path)))
     return tuple(seen)
+
+
+def versions_here() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in ("closp", "numpy", "pyarrow", "rasterio", "rioxarray", "shapely", "pyproj"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from pipeline.receipt import (
     look_at,
     read_receipt,
     receipt_name,
+    versions_here,
     write_receipt,
 )
 from pipeline.region import Region, load_region
@@ -237,7 +237,7 @@ def _run(
         dropped=dict(sorted(dropped.items())),
         losers=dict(sorted((k, v) for k, v in outcome.losers.items() if v)),
         notes=tuple(outcome.notes),
-        versions=_versions(),
+        versions=versions_here(),
         seconds=round(time.perf_counter() - started, 3),
     )
     write_receipt(store, receipt)
@@ -266,18 +266,6 @@ def _with(before: Receipt | None, seen: tuple[Outside, ...]) -> Receipt:
     """A receipt that only says which outside files are known, so that none is read twice."""
     old = before.outside if before else ()
     return Receipt("", 0, {}, {}, (*old, *seen), {}, 0, 0, {})
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for name in ("closp", "numpy", "pyarrow", "rasterio", "rioxarray", "shapely", "pyproj"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def summary(receipt: Receipt) -> str:

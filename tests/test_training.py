@@ -354,7 +354,11 @@ def test_evaluate_writes_what_trec_eval_agrees_with(shards: Path, tmp_path: Path
     assert frozen["systems"]["model"]["all"]["my own"]["queries"] == 1
     assert [entry["query"] for entry in frozen["skipped"]] == ["ice"]
     assert frozen["macro"]["all"]["classes"] == []
-    assert "All my own queries, split train" in (tmp_path / "eval/report.html").read_text()
+    report = tmp_path / frozen["folder"] / "report.html"
+    assert report.parent.parent == tmp_path / "eval"
+    assert "All my own queries, split train" in report.read_text()
+    assert "All my own queries" not in (tmp_path / "eval/report.html").read_text(), "the run's own stays"
+    assert evaluate(tmp_path, samples, "train", 1)["again"]
 
 
 def test_location_needs_its_tower() -> None:
