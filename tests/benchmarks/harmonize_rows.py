@@ -82,19 +82,22 @@ def masks() -> dict[str, int]:
 
 
 def stratified(of: dict[str, int]) -> dict[str, Any]:
-    return {"worst error %": _worst(of, stratified_split(of, PAPER), PAPER)}
+    points, relative = _worst(of, stratified_split(of, PAPER), PAPER)
+    return {"worst class: points off": points, "of its target, %": relative}
 
 
-def _worst(of: dict[str, int], split: dict[str, str], shares: SplitShares) -> float:
-    """Largest difference of a class's share in a split from its target, of the target, in %."""
+def _worst(of: dict[str, int], split: dict[str, str], shares: SplitShares) -> tuple[float, float]:
+    """Largest difference of a class's share in a split from its target: percentage points, and % of the target."""
     bits = np.array(list(of.values()))
     chosen = np.array([split[name] for name in of])
-    worst = 0.0
+    points = relative = 0.0
     for k in range(len(CLASSES)):
         holders = chosen[bits >> k & 1 == 1]
         for name, share in vars(shares).items():
-            worst = max(worst, abs((holders == name).mean() / share - 1)) if len(holders) else worst
-    return round(100 * worst, 3)
+            if len(holders):
+                off = abs((holders == name).mean() - share)
+                points, relative = max(points, off), max(relative, off / share)
+    return round(100 * points, 3), round(100 * relative, 2)
 
 
 def places() -> list[tuple[int, float, float]]:
