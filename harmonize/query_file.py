@@ -61,6 +61,10 @@ def _entry(query: Query, counts: dict[int, int]) -> dict[str, Any]:
     }
 
 
+KEYS = ("id", "family", "text", "classes", "without", "sensor", "relevant", "grades", "unjudged")
+"""Of a query; the last three are counts, which say nothing about another corpus and are not read."""
+
+
 def read_queries(record: dict[str, Any], where: str = "queries.json") -> list[Query]:
     """The queries of a queries.json, ours or one that a person wrote: id, family, text and classes are enough.
 
@@ -69,6 +73,9 @@ def read_queries(record: dict[str, Any], where: str = "queries.json") -> list[Qu
     if not isinstance(record, dict) or not isinstance(record.get("queries"), list):
         raise Problem("this is no file of queries", where=where, fix="python -m train queries SHARDS…")
     said = (record.get("version"), record.get("vocabulary"))
+    if said == (None, None):
+        fix = f'add "version": {QUERIES_VERSION}, "vocabulary": {VOCABULARY_VERSION} beside "queries"'
+        raise Problem("these queries do not say their version", where=where, fix=fix)
     if said != (QUERIES_VERSION, VOCABULARY_VERSION):
         raise Problem(
             f"queries of version {said[0]} and vocabulary {said[1]}; this program reads {QUERIES_VERSION} and "
@@ -87,6 +94,8 @@ def read_queries(record: dict[str, Any], where: str = "queries.json") -> list[Qu
 def _query(entry: Any, where: str) -> Query:
     if not isinstance(entry, dict):
         raise Problem("a query is no table", where=where, fix="give id, family, text and classes")
+    if unknown := [key for key in entry if key not in KEYS]:
+        raise Problem(f"unknown key '{unknown[0]}'", where=where, fix=nearest(unknown[0], KEYS))
     for key in ("id", "family", "text"):
         if not isinstance(entry.get(key), str) or not entry[key].strip():
             raise Problem(f"a query has no {key}", where=where, fix=f"give '{key}' as a text")

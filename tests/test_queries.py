@@ -523,3 +523,14 @@ def test_queries_of_the_real_rows_in_time(real_folder: Path) -> None:
     tracemalloc.stop()
     assert lines == sum(entry["relevant"] for entry in record["queries"][:4])
     assert peak < 500e6, "bytes: one query at a time"
+
+
+def test_a_misspelt_key_and_a_missing_version_are_told() -> None:
+    entry = {"id": "a", "family": "mine", "text": "lakes", "clases": ["water"], "classes": ["water"]}
+    record = {"version": QUERIES_VERSION, "vocabulary": 1, "queries": [entry]}
+    with pytest.raises(Problem, match="unknown key 'clases'") as raised:
+        read_queries(record)
+    assert "'classes'" in raised.value.fix
+    with pytest.raises(Problem, match="do not say their version") as raised:
+        read_queries({"queries": []})
+    assert f'"version": {QUERIES_VERSION}' in raised.value.fix
