@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from harmonize.problem import Problem
 
 SCHEME = "sandbox://"
-VERSION = 1
+VERSION = 2
 """Of the world: raised when any of its files changes. Part of the hash of every stage that reads it."""
 NAMES = ("demo", "tiny")
 """Of the worlds there are, see `places.SIZES`."""

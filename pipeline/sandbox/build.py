@@ -19,7 +19,7 @@ from pipeline.sandbox import SCHEME, SYNTHETIC, VERSION, items, maps, optical, r
 from pipeline.sandbox.acquisitions import Scene, as_dict, scenes_of
 from pipeline.sandbox.disasters import Scar, scars_of
 from pipeline.sandbox.landscape import Ground, draw_ground, load_ground, save_ground
-from pipeline.sandbox.places import BY_NAME, PLACES, SEED, Size, size_named
+from pipeline.sandbox.places import BY_NAME, PLACES, SEED, Place, Size, size_named
 from pipeline.sandbox.publish import publish_json, published
 from pipeline.sandbox.sampling import seen_side
 
@@ -96,11 +96,20 @@ def build_place(_: Any, job: tuple[Path, str, str]) -> None:
         return
     ground = draw_ground(place, world.size)
     save_ground(ground, world.root / "ground" / place.name)
-    kind, drawn = (
-        (items.CORINE, maps.corine(place, world.size, ground))
-        if place.europe
-        else (items.DYNAMIC_WORLD, maps.dynamic_world(place, world.size, ground))
-    )
+    # Where Europe is both maps are there, as in the real world: CORINE rules, and the two can be compared.
+    drawn = {items.DYNAMIC_WORLD: maps.dynamic_world(place, world.size, ground)}
+    if place.europe:
+        drawn[items.CORINE] = maps.corine(place, world.size, ground)
+    for kind, label in drawn.items():
+        _write_map(world, place, kind, label)
+    scars = scars_of(place, world.size, ground)
+    for scar in scars:
+        for file_name, features in items.event_files(scar, place).items():
+            publish_json(world.root / "events" / file_name, features)
+    publish_json(done, truth.cell_rows(place, world.size, ground, scars))
+
+
+def _write_map(world: World, place: Place, kind: str, drawn: maps.Map) -> None:
     file = f"labels/{kind}-{place.name}.tif"
     write_cog(
         world.root / file, drawn.values, drawn.epsg, drawn.west, drawn.north, drawn.resolution_m, nodata=_nodata(kind)
@@ -108,11 +117,6 @@ def build_place(_: Any, job: tuple[Path, str, str]) -> None:
     publish_json(
         world.root / f"items/{kind}/{kind}-{place.name}.json", items.label_item(place, kind, drawn, world.href(file))
     )
-    scars = scars_of(place, world.size, ground)
-    for scar in scars:
-        for file_name, features in items.event_files(scar, place).items():
-            publish_json(world.root / "events" / file_name, features)
-    publish_json(done, truth.cell_rows(place, world.size, ground, scars))
 
 
 def _nodata(kind: str) -> int:
