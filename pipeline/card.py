@@ -9,6 +9,7 @@ from typing import Any
 
 from harmonize.split_report import leakage_lines
 from harmonize.vocabulary import CLASSES
+from pipeline.card_columns import HUB_SPLITS, dataset_info
 from pipeline.contents import Contents
 from pipeline.licences import terms_of
 from pipeline.limits import limits
@@ -17,7 +18,6 @@ from pipeline.sandbox import SYNTHETIC
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
 """Borders of the Hub's size categories."""
-HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 def text(contents: Contents, more: list[str] | None = None) -> str:
@@ -105,7 +105,7 @@ def _front_matter(contents: Contents) -> list[str]:
         for split in SPLITS:
             if contents.samples[split, sensor]:
                 lines += [f"  - split: {HUB_SPLITS[split]}", f"    path: {split}-{sensor}-*.tar"]
-    return [*lines, "---", ""]
+    return [*lines, *dataset_info(contents), "---", ""]
 
 
 def _size(rows: int) -> str:
