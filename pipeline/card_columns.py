@@ -7,6 +7,7 @@ The form is what `Features._to_yaml_list` writes (https://huggingface.co/docs/da
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from pipeline import tables
@@ -21,17 +22,22 @@ HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 def dataset_info(contents: Contents) -> list[str]:
-    """Lines of YAML: columns, and samples and bytes per split, of each sensor. `datasets` compares the counts."""
+    """Lines of YAML: columns, and samples and bytes per split, of each sensor. `datasets` compares the counts.
+
+    It finds its Arrow copy of a folder again by these lines and those of `configs` alone, whatever the tars hold: so
+    they carry a hash of the tars, or a rebuilt folder of equal sizes would be read as it was.
+    """
     lines = ["dataset_info:"]
     for sensor in contents.sensors:
-        lines += [f"- config_name: {sensor}", "  features:"]
+        tars = [shard for shard in contents.shards if shard["sensor"] == sensor]
+        digest = hashlib.sha256("".join(tar["sha256"] for tar in tars).encode()).hexdigest()
+        lines += [f"- config_name: {sensor}", f"  description: sha256 of the tars' sha256 {digest}", "  features:"]
         lines += [f"  {line}" for line in _columns(contents, sensor)]
         lines += ["  splits:"]
         for split in SPLITS:
             if samples := contents.samples[split, sensor]:
-                mine = [s["bytes"] for s in contents.shards if (s["split"], s["sensor"]) == (split, sensor)]
-                lines += [f"  - name: {HUB_SPLITS[split]}", f"    num_bytes: {sum(mine)}"]
-                lines += [f"    num_examples: {samples}"]
+                size = sum(tar["bytes"] for tar in tars if tar["split"] == split)
+                lines += [f"  - name: {HUB_SPLITS[split]}", f"    num_bytes: {size}", f"    num_examples: {samples}"]
     return lines
 
 
