@@ -131,7 +131,7 @@ def _files(contents: Contents) -> list[str]:
         ["`index.parquet`", "a row per sample: place of its arrays in the tar, labels, captions, split, place, time"],
         ["`stac.parquet`, `collection.json`", "the samples as STAC items (stac-geoparquet), and their collection"],
         ["`croissant.json`", "Croissant with GeoCroissant fields"],
-        ["`<split>-<sensor>.json`", "lists of tars for `wids`"],
+        ["`<split>-<sensor>.json`", "lists of tars for `wids` (`cache_dir` = this folder: it then copies no tar)"],
     ]
     return ["## Files", "", *_table(["file", "holds"], rows), ""]
 
@@ -151,6 +151,8 @@ def _load(contents: Contents) -> list[str]:
         'print(sample["__key__"], sample["10m.npy"].shape, sample["txt"], sample["json"]["label_mask"])',
         'print(pq.read_table("index.parquet").num_rows)',
         "```",
+        "",
+        f'Hugging Face: `datasets.load_dataset("<this folder>", "{shard["sensor"]}")`; the head types the columns.',
         "",
     ]
 
