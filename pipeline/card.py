@@ -9,6 +9,7 @@ from typing import Any
 
 from harmonize.split_report import leakage_lines
 from harmonize.vocabulary import CLASSES
+from pipeline.card_columns import HUB_SPLITS, dataset_info
 from pipeline.contents import Contents
 from pipeline.licences import terms_of
 from pipeline.limits import limits
@@ -17,7 +18,6 @@ from pipeline.sandbox import SYNTHETIC
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
 """Borders of the Hub's size categories."""
-HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 def text(contents: Contents, more: list[str] | None = None) -> str:
@@ -105,7 +105,7 @@ def _front_matter(contents: Contents) -> list[str]:
         for split in SPLITS:
             if contents.samples[split, sensor]:
                 lines += [f"  - split: {HUB_SPLITS[split]}", f"    path: {split}-{sensor}-*.tar"]
-    return [*lines, "---", ""]
+    return [*lines, *dataset_info(contents), "---", ""]
 
 
 def _size(rows: int) -> str:
@@ -131,7 +131,7 @@ def _files(contents: Contents) -> list[str]:
         ["`index.parquet`", "a row per sample: place of its arrays in the tar, labels, captions, split, place, time"],
         ["`stac.parquet`, `collection.json`", "the samples as STAC items (stac-geoparquet), and their collection"],
         ["`croissant.json`", "Croissant with GeoCroissant fields"],
-        ["`<split>-<sensor>.json`", "lists of tars for `wids`"],
+        ["`<split>-<sensor>.json`", "lists of tars for `wids` (`cache_dir` = this folder: it then copies no tar)"],
     ]
     return ["## Files", "", *_table(["file", "holds"], rows), ""]
 
@@ -151,6 +151,8 @@ def _load(contents: Contents) -> list[str]:
         'print(sample["__key__"], sample["10m.npy"].shape, sample["txt"], sample["json"]["label_mask"])',
         'print(pq.read_table("index.parquet").num_rows)',
         "```",
+        "",
+        f'Hugging Face: `datasets.load_dataset("<this folder>", "{shard["sensor"]}")`; the head types the columns.',
         "",
     ]
 

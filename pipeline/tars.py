@@ -36,6 +36,9 @@ QUICKLOOK_BYTES_PX = {"s1": 0.9, "s2": 0.55}
 """Planned for the quick look: bytes of JPEG a pixel (measured on the real samples, mean: speckle 0.90, S2 0.56)."""
 PLACES = [f"{what}_{group}" for group in ("10m", "20m", "60m") for what in ("offset", "length")]
 """Columns of the index that only the finished tar knows."""
+RECORD_OF_CHIP = ("chip_id", "cell", "sensor", "scene", "collection", "platform", "orbit", "epsg", "lon", "lat")
+RECORD_OF_CAPTION = ("block", "labels", "label_mask", "known_mask", "events", "split", "template")
+"""Fields of the `.json` member that are columns of chips and captions."""
 
 
 @dataclass(frozen=True)
@@ -163,13 +166,11 @@ def _text(region: Region) -> str:
 
 def record_of(sample: dict[str, Any], region: Region) -> dict[str, Any]:
     """The `.json` member: what is known of a sample besides its pixels."""
-    chip = ("chip_id", "cell", "sensor", "scene", "collection", "platform", "orbit", "epsg", "lon", "lat")
-    caption = ("block", "labels", "label_mask", "known_mask", "events", "split", "template")
     sources = [sample["source"], *sorted({label["source"] for label in sample["labels"]})]
     licences = {event.id: event.licence for event in region.events}
     licences |= {source: licences[use] for source in sources if (use := source.split(PART)[0]) in licences}
     return {
-        **{key: sample[key] for key in (*chip, *caption)},
+        **{key: sample[key] for key in (*RECORD_OF_CHIP, *RECORD_OF_CAPTION)},
         "datetime": f"{sample['datetime']:%Y-%m-%dT%H:%M:%SZ}",
         "bounds": [sample[side] for side in ("west", "south", "east", "north")],
         "captions": {"paper": sample["caption_paper"], "rich": sample["caption_rich"]},

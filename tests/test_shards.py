@@ -54,32 +54,6 @@ def test_members_of_a_sample(out: Path) -> None:
             assert mine == [*arrays, "txt", "json", "jpg"]
 
 
-def test_webdataset_reads_them(out: Path) -> None:
-    webdataset = pytest.importorskip("webdataset", reason="the dev extra is not installed")
-    tars = sorted(str(p) for p in (out / "tiny/shards").glob("*-s2-*.tar"))
-    count = 0
-    for sample in webdataset.WebDataset(tars, shardshuffle=False).decode("pil"):
-        assert sample["10m.npy"].shape == (4, 60, 60)
-        assert sample["10m.npy"].dtype == np.uint16
-        assert sample["json"]["chip_id"] == sample["__key__"]
-        assert sample["json"]["captions"]["paper"] == sample["txt"]
-        assert sample["jpg"].size == (60, 60)
-        count += 1
-    assert count == 32
-
-
-def test_wids_reads_them(out: Path) -> None:
-    wids = pytest.importorskip("wids", reason="the dev extra is not installed")
-    for path in sorted((out / "tiny/shards").glob("*-s[12].json")):
-        listed = json.loads(path.read_text())
-        assert listed["wids_version"] == 1
-        dataset = wids.ShardListDataset(str(path))
-        assert len(dataset) == sum(s["nsamples"] for s in listed["shardlist"])
-        keys = {dataset[k]["__key__"] for k in range(len(dataset))}
-        index = pq.read_table(out / "tiny/shards/index.parquet").to_pylist()
-        assert keys == {r["chip_id"] for r in index if f"{r['split']}-{r['sensor']}" == path.stem}
-
-
 def test_index_hash_is_of_the_arrays(out: Path) -> None:
     for row in pq.read_table(out / "tiny/shards/index.parquet").to_pylist():
         data = (out / "tiny/shards" / row["shard"]).read_bytes()
