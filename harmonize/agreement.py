@@ -204,12 +204,19 @@ def agreement_table(
     """A small table for a person. unsaid: the classes that each source has no code for (Crosswalk.unsaid)."""
     a, b = sources
     cells = max(agreement.cells, 1)
-    lines = [f"{'class':<20}{a:>16}{b:>16}{'both':>9}{'only ' + a:>22}{'only ' + b:>22}{'IoU':>7}"]
+    wide = [max(14, len(source) + 2) for source in sources]
+    only = [width + 5 for width in wide]
+    heads = "".join(f"{source:>{width}}" for source, width in zip(sources, wide, strict=True))
+    heads += f"{'both':>10}" + "".join(
+        f"{'only ' + source:>{width}}" for source, width in zip(sources, only, strict=True)
+    )
+    lines = [f"{'class':<20}{heads}{'IoU':>7}"]
     for k, name in enumerate(CLASSES):
         if not agreement.either[k]:
             continue
-        means = "".join(f"{sums[k] / UNIT / cells:>15.1%} " for sums in (agreement.area_a, agreement.area_b))
-        counts = f"{agreement.both[k]:>8,}{agreement.only_a[k]:>22,}{agreement.only_b[k]:>22,}"
+        areas = (agreement.area_a, agreement.area_b)
+        means = "".join(f"{sums[k] / UNIT / cells:>{width}.1%}" for sums, width in zip(areas, wide, strict=True))
+        counts = f"{agreement.both[k]:>10,}{agreement.only_a[k]:>{only[0]},}{agreement.only_b[k]:>{only[1]},}"
         mute = " and ".join(source for source, names in zip(sources, unsaid, strict=True) if name in names)
         lines.append(f"{name:<20}{means}{counts}{agreement.iou[k]:>7.2f}{f'  {mute} cannot say it' if mute else ''}")
     return "\n".join([*lines, *_whole(agreement, a, b)])
