@@ -105,8 +105,15 @@ def _stale(stage: Stage, receipt: Receipt | None, region: Region, store: Store, 
     changed = _changed_outside(stage, receipt, region)
     if changed:
         return changed
-    missing = next((name for name in receipt.outputs if not store.exists(name)), None)
-    return f"{missing} is missing" if missing else None
+    return next(filter(None, (_cut_off(store, name, receipt.sizes.get(name)) for name in receipt.outputs)), None)
+
+
+def _cut_off(store: Store, name: str, written: int | None) -> str | None:
+    """Whether an output is missing or has another size; its bytes are read by `verify` alone."""
+    size = store.size(name)
+    if size is None:
+        return f"{name} is missing"
+    return f"{name} has {size} bytes, {written} were written" if written not in (None, size) else None
 
 
 def _identities(stage: Stage, found: dict[str, State]) -> dict[str, str]:
@@ -235,6 +242,7 @@ def _run(
         rows_in=outcome.rows_in,
         kept=kept,
         dropped=dict(sorted(dropped.items())),
+        sizes={name: size for name in sorted(outputs) if (size := store.size(name)) is not None},
         losers=dict(sorted((k, v) for k, v in outcome.losers.items() if v)),
         notes=tuple(outcome.notes),
         versions=versions_here(),
