@@ -188,6 +188,8 @@ def redo(
 
     Raises Problem where one of them needs another stage that is not up to date.
     """
+    from pipeline.screen import remove_damaged
+
     stages = [name for name in after(first) if name in {stage.name for stage in upto(last)}]
     found = states(region, store, last)
     for name in stages:
@@ -197,6 +199,8 @@ def redo(
     scheduler.connect()  # before anything is removed
     say(f"redo: {', '.join(stages)}")
     for name in stages:
+        if name == "screen" and (receipt := read_receipt(store, name)):
+            remove_damaged(store, receipt.outputs)
         store.remove(receipt_name(name))
     done = [run_alone(region, store, name, quiet, scheduler) for name in stages]
     return [receipt for receipt in done if receipt]

@@ -31,7 +31,7 @@ def read_about(store: Store, name: str) -> dict[str, Any]:
     """shards.json; Problem (code 4) where it cannot be what this program wrote."""
 
     def broken(what: str) -> Problem:
-        return Problem(what, where=f"{store.root}/{name}", code=4)
+        return Problem(what, where=f"{store.root}/{name}", fix="make redo STAGE=shards REGION=…", code=4)
 
     try:
         about = json.loads(store.read(name))

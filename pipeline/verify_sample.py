@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from harmonize.vocabulary import BIT, CLASSES
-from pipeline.sample import DTYPE, GROUPS, Group, group_shape, to_npy
+from pipeline.sample import DTYPE, GROUPS, Group, from_npy, group_shape, quicklook, to_npy
 from pipeline.tar_stream import PLAIN, Member
 
 PICKLES = ("pkl", "pickle", "pyd", "pt", "pth", "joblib")
 """Endings of what readers of tars unpickle (webdataset's decoders, torch): such a member could run code."""
+LOOK_DIFFERS = 9.0
+"""Mean difference of a quick look (0-255) from what its arrays look like. Of 1,387 samples, real and drawn, their own
+differs by 6.1 at most (uniform noise by 6.4), that of another sample by 11.5 or more."""
 SAME = (
     "chip_id", "cell", "block", "sensor", "scene", "platform", "orbit", "split", "label_mask", "known_mask", "events",
     "lon", "lat",
@@ -131,22 +134,29 @@ def _record_findings(data: bytes, row: dict[str, Any]) -> Iterator[str]:
 
 
 def close_findings(row: dict[str, Any], data: dict[str, bytes], size_px: int) -> Iterator[str]:
-    """What only reading everything of a sample shows: the hash of its arrays, and whether the quick look opens."""
-    digest = hashlib.sha256()
-    for group in GROUPS[row["sensor"]]:
-        array = data.get(f"{group.name}.npy", b"")
+    """What only reading everything of a sample shows: the hash of its arrays, and whether the quick look is theirs."""
+    groups, digest = GROUPS[row["sensor"]], hashlib.sha256()
+    for group in groups:
+        array = data[f"{group.name}.npy"]
         digest.update(memoryview(array)[10 + int.from_bytes(array[8:10], "little") :])
-    if digest.hexdigest() != row["sha256"]:
+    same = digest.hexdigest() == row["sha256"]
+    if not same:
         yield "its arrays do not have the sha256 that the index has"
     if "jpg" in data:
-        from PIL import Image
+        yield from _look_wrong(data["jpg"], data["10m.npy"] if same else None, row["sensor"], size_px)
 
-        try:
-            with Image.open(io.BytesIO(data["jpg"]), formats=["JPEG"]) as look:
-                look.load()
-                size = look.size
-        except (OSError, ValueError, SyntaxError) as error:
-            yield f"the quick look cannot be read: {error}"
-        else:
-            if size != (size_px, size_px):
-                yield f"the quick look has {size[0]} x {size[1]} pixels, not {size_px} x {size_px}"
+
+def _look_wrong(jpg: bytes, ten: bytes | None, sensor: str, size_px: int) -> Iterator[str]:
+    """`ten`: the 10 m array that the quick look was drawn from; None where nobody knows it any more."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(jpg), formats=["JPEG"]) as image:
+            look = np.asarray(image.convert("RGB"), np.int16)
+    except (OSError, ValueError, SyntaxError) as error:
+        yield f"the quick look cannot be read: {error}"
+        return
+    if look.shape != (size_px, size_px, 3):
+        yield f"the quick look has {look.shape[1]} x {look.shape[0]} pixels, not {size_px} x {size_px}"
+    elif ten is not None and np.abs(look - quicklook({"10m": from_npy(ten)}, sensor)).mean() > LOOK_DIFFERS:
+        yield "the quick look shows something else than its arrays"

@@ -88,7 +88,9 @@ def check_tar(place: Place, check: TarCheck) -> Checked:
         again = _Walk(check, 1.0)
         again.read(place)
         walk.found |= again.found
-    findings = [Finding(check.file, sample, what, check.fix) for sample, what in walk.found]
+    findings = [
+        Finding(check.file, sample, what, check.fix) for sample, what in sorted(walk.found, key=lambda of: of[0] != "")
+    ]
     return Checked(findings, size, walk.samples, walk.close)
 
 
