@@ -96,6 +96,33 @@ def status(regions: Annotated[list[Path], typer.Argument(help="manifests")], out
 
 
 @app.command()
+def verify(
+    places: Annotated[list[str], typer.Argument(help="manifests of regions, or folders of a region or of shards")],
+    sample: Annotated[float, typer.Option("--sample", help="share of the samples to hash array by array")] = 0.05,
+    as_json: Annotated[bool, typer.Option("--json", help="print a JSON object per place")] = False,
+    out: Out = DATA,
+    scheduler: Address = "",
+) -> None:
+    """Whether tables, pixels and shards still are what was written: reads all, changes nothing, exit 4 where not."""
+    import json
+
+    from pipeline import runner
+    from pipeline import verify as verifying
+    from pipeline.cluster import Scheduler
+
+    reports = []
+    with Scheduler(scheduler) as jobs:
+        for target in [verifying.target_of(place, out) for place in places]:
+            report = verifying.verify(target, sample, jobs)
+            reports.append(report)
+            lines = [json.dumps(report.as_json())] if as_json else map(verifying.finding_line, report.findings)
+            print("".join(f"{line}\n" for line in lines), end="")
+            runner.say(verifying.summary(report))
+    if any(report.findings for report in reports):
+        raise typer.Exit(4)
+
+
+@app.command()
 def show(
     chip: Annotated[str, typer.Argument(help="chip_id, or a cell for all its chips")],
     out: Out = DATA,
@@ -221,6 +248,24 @@ def scenes(
         _run_stage(region, out, "scenes", scheduler)
 
 
+@app.command()
+def shards(
+    region: Annotated[str, typer.Argument(help="a region's manifest; with --info a folder of shards too")],
+    out: Out = DATA,
+    scheduler: Address = "",
+    info: Annotated[bool, typer.Option("--info", help="print what is inside the shards, and run nothing")] = False,
+) -> None:
+    """Stage: WebDataset tars, index and card."""
+    if info:
+        from pipeline.info import shards_info
+        from pipeline.verify import target_of
+
+        target = target_of(region, out)
+        print("\n".join(shards_info(target.store, target.shards)))
+    else:
+        _run_stage(Path(region), out, "shards", scheduler)
+
+
 def _run_stage(region: Path, out: str, name: str, scheduler: str) -> None:
     from pipeline import runner
     from pipeline.cluster import Scheduler
@@ -239,7 +284,6 @@ for _name, _does in (
     ("pixels", "read, harmonise, cut and store chips"),
     ("labels", "area share of every label code per cell"),
     ("captions", "label sets, captions and splits"),
-    ("shards", "WebDataset tars, index and card"),
 ):
     _add_stage(_name, _does)
 

@@ -28,10 +28,10 @@ from pipeline.worker import about, perform
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster
 
-    from pipeline.work import Work
-
 A = TypeVar("A")
 R = TypeVar("R")
+W = TypeVar("W")
+"""What every job gets: a Work without tables, or another thing with a `store` that workers must see."""
 
 AHEAD = 4
 """Jobs submitted per worker thread: one runs, the others wait beside it."""
@@ -64,8 +64,8 @@ class Scheduler:
 
     def run(
         self,
-        function: Callable[[Work, A], R],
-        work: Work,
+        function: Callable[[W, A], R],
+        work: W,
         arguments: Iterable[A],
         total: int,
         done: Callable[[R], None] = lambda _: None,
@@ -82,7 +82,7 @@ class Scheduler:
             yield from self._there(function, work, left, done)
 
     def _here(
-        self, function: Callable[[Work, A], R], work: Work, left: Iterator[A], total: int, done: Callable[[R], None]
+        self, function: Callable[[W, A], R], work: W, left: Iterator[A], total: int, done: Callable[[R], None]
     ) -> Iterator[R]:
         """In this process: all of the jobs, or as many as it takes to see that a local cluster pays."""
         from dask.system import CPU_COUNT
@@ -101,7 +101,7 @@ class Scheduler:
                     return
 
     def _there(
-        self, function: Callable[[Work, A], R], work: Work, left: Iterator[A], done: Callable[[R], None]
+        self, function: Callable[[W, A], R], work: W, left: Iterator[A], done: Callable[[R], None]
     ) -> Iterator[R]:
         waiting: collections.deque[Future] = collections.deque()
         ready: queue.SimpleQueue[Future] = queue.SimpleQueue()
@@ -148,7 +148,7 @@ class Scheduler:
         assert self._client is not None
         return [worker["nthreads"] for worker in self._client.scheduler_info()["workers"].values()]
 
-    def _submit(self, function: Callable[[Work, A], R], work: Work, argument: A) -> Future:
+    def _submit(self, function: Callable[[W, A], R], work: W, argument: A) -> Future:
         assert self._client is not None
         # Pickled here, or dask would search every argument for futures.
         job = pickle.dumps((function, work, argument), protocol=5)

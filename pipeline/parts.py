@@ -44,7 +44,7 @@ def keys_of(store: Store, name: str) -> list[str]:
 def stored(store: Store, name: str, row: int) -> dict[str, Any] | None:
     """A chip of a part as a record; None where it failed or was damaged."""
     try:
-        record: dict[str, Any] = _open_part(store, name).get_batch(row).to_pylist()[0]
+        record: dict[str, Any] = _chip(_open_part(store, name), row).to_pylist()[0]
     except (pa.ArrowInvalid, OSError):
         return None
     return record if _is_good(record) else None
@@ -66,13 +66,23 @@ def is_whole(store: Store, name: str, keys: list[str]) -> bool:
         part = _open_part(store, name)
         if json.loads(part.schema.metadata[b"keys"]) != keys or part.num_record_batches != len(keys):
             return False
-        return all(_is_good(part.get_batch(k).to_pylist()[0]) for k in range(len(keys)))
+        return all(_is_good(_chip(part, k).to_pylist()[0]) for k in range(len(keys)))
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
         return False  # damaged: it is cut again
 
 
 def _open_part(store: Store, name: str) -> pa.RecordBatchFileReader:
     return pa.ipc.open_file(pa.memory_map(str(store.local(name))))
+
+
+def _chip(part: pa.RecordBatchFileReader, row: int) -> pa.RecordBatch:
+    """One chip's record batch. Lengths of a damaged one may lead anywhere in memory, so they are checked first.
+
+    Raises ArrowInvalid.
+    """
+    batch = part.get_batch(row)
+    batch.validate(full=True)
+    return batch
 
 
 def write_part(store: Store, name: str, keys: list[str], records: Iterable[dict[str, Any] | None]) -> None:
@@ -95,7 +105,7 @@ def read_part(store: Store, name: str) -> tuple[str, list[dict[str, Any]]]:
 def read_chip(store: Store, part: str, row: int, sensor: str, size_px: int) -> dict[str, np.ndarray]:
     """The stored arrays of one chip, by group, without reading its neighbours."""
     try:
-        batch = _open_part(store, part).get_batch(row)
+        batch = _chip(_open_part(store, part), row)
     except (pa.ArrowInvalid, OSError) as error:
         fix = "make redo STAGE=pixels REGION=… cuts what is damaged again"
         raise Problem(f"{part} is damaged: {error}", where=store.root, fix=fix, code=4) from None

@@ -45,6 +45,8 @@ class Receipt:
     rows_in: int
     kept: int
     dropped: dict[str, int]
+    sizes: dict[str, int] = field(default_factory=dict)
+    """File -> bytes: what was cut off is seen without reading it. Older receipts have none."""
     losers: dict[str, int] = field(default_factory=dict)
     """Candidates that were not chosen, by reason (they never were rows)."""
     notes: tuple[str, ...] = ()

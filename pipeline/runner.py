@@ -105,8 +105,15 @@ def _stale(stage: Stage, receipt: Receipt | None, region: Region, store: Store, 
     changed = _changed_outside(stage, receipt, region)
     if changed:
         return changed
-    missing = next((name for name in receipt.outputs if not store.exists(name)), None)
-    return f"{missing} is missing" if missing else None
+    return next(filter(None, (_cut_off(store, name, receipt.sizes.get(name)) for name in receipt.outputs)), None)
+
+
+def _cut_off(store: Store, name: str, written: int | None) -> str | None:
+    """Whether an output is missing or has another size; its bytes are read by `verify` alone."""
+    size = store.size(name)
+    if size is None:
+        return f"{name} is missing"
+    return f"{name} has {size} bytes, {written} were written" if written not in (None, size) else None
 
 
 def _identities(stage: Stage, found: dict[str, State]) -> dict[str, str]:
@@ -181,6 +188,8 @@ def redo(
 
     Raises Problem where one of them needs another stage that is not up to date.
     """
+    from pipeline.screen import remove_damaged
+
     stages = [name for name in after(first) if name in {stage.name for stage in upto(last)}]
     found = states(region, store, last)
     for name in stages:
@@ -190,6 +199,8 @@ def redo(
     scheduler.connect()  # before anything is removed
     say(f"redo: {', '.join(stages)}")
     for name in stages:
+        if name == "screen" and (receipt := read_receipt(store, name)):
+            remove_damaged(store, receipt.outputs)
         store.remove(receipt_name(name))
     done = [run_alone(region, store, name, quiet, scheduler) for name in stages]
     return [receipt for receipt in done if receipt]
@@ -235,6 +246,7 @@ def _run(
         rows_in=outcome.rows_in,
         kept=kept,
         dropped=dict(sorted(dropped.items())),
+        sizes={name: size for name in sorted(outputs) if (size := store.size(name)) is not None},
         losers=dict(sorted((k, v) for k, v in outcome.losers.items() if v)),
         notes=tuple(outcome.notes),
         versions=versions_here(),

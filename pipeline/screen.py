@@ -6,6 +6,7 @@ Thresholds come later (stage chips), so they can change without reading the scen
 from __future__ import annotations
 
 import functools
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,6 +194,14 @@ def _add_scene_classes(rows: list[dict[str, Any]], href: str) -> None:
 
 def _class_shares(classes: np.ndarray) -> np.ndarray:
     return np.bincount(np.clip(classes.ravel(), 0, 11), minlength=12) / classes.size
+
+
+def remove_damaged(store: Store, written: dict[str, str]) -> None:
+    """Remove candidate files that are not what was written (file -> sha256): every other one that can be read is kept,
+    and would be believed. Their names say what decides them, not what is in them."""
+    for name, sha256 in written.items():
+        if store.exists(name) and hashlib.sha256(store.read(name)).hexdigest() != sha256:
+            store.remove(name)
 
 
 def read_screen(store: Store, names: list[str]) -> pa.Table:

@@ -181,6 +181,8 @@ def _write_index(work: Work, samples: pa.Table, index: pa.Table, tars: list[TarR
         "dtype": DTYPE,
         "unit": UNIT,
         "caption_style": region.captions.style,
+        "quicklook": region.shards.quicklook,
+        "licences": licences(region),
         "shards": shards,
         "index": {"file": "index.parquet", "sha256": files[name]},
         "described_by": {path.removeprefix("shards/"): sha256 for path, sha256 in described.items()},

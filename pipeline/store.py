@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from harmonize.problem import Problem
 
@@ -39,6 +39,19 @@ class Store:
 
     def exists(self, name: str) -> bool:
         return bool(self._fs.exists(self.path(name))) if self.remote else Path(self.path(name)).exists()
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        try:
+            return int(self._fs.size(self.path(name)) if self.remote else Path(self.path(name)).stat().st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to read from its start to its end, without holding all of it."""
+        if self.remote:
+            return cast("BinaryIO", self._fs.open(self.path(name), "rb"))
+        return Path(self.path(name)).open("rb", buffering=0)
 
     def read(self, name: str) -> bytes:
         return bytes(self._fs.cat_file(self.path(name))) if self.remote else Path(self.path(name)).read_bytes()

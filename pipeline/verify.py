@@ -1,0 +1,253 @@
+"""Verify: whether what was written still is what was written, file by file and sample by sample, against the receipts
+of a region, or of shards alone, against shards.json and the index.
+
+Nothing is changed and nothing is run again. Files are read once, in jobs; one sample and the rows of one tar are held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from harmonize.problem import Problem
+from pipeline import verify_index
+from pipeline.cluster import SERIAL, Scheduler
+from pipeline.progress import Progress
+from pipeline.receipt import read_receipt, receipt_name
+from pipeline.store import Store
+from pipeline.tar_stream import BLOCK
+from pipeline.verify_tar import Checked, Finding, Place, TarCheck, check_tar
+
+SHARE = 0.05
+"""Of the samples whose arrays are hashed, where nobody says another: it costs as much time as the tars' own hash."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is verified."""
+
+    store: Store
+    shards: str
+    """Where shards lie in it: `shards/`, or empty where it is a folder of shards."""
+    make: str = "REGION=…"
+    """What `make redo STAGE=…` wants after it."""
+
+    def fix(self, stage: str) -> str:
+        again = f"make redo STAGE={stage} {self.make}"
+        return again if self.shards else f"copy it again, or where it was made: {again}"
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What one job needs to check a file that is no tar of samples."""
+
+    file: str
+    sha256: str
+    bytes: int | None
+    """None: nobody has noted it."""
+    fix: str
+
+
+@dataclass
+class Report:
+    """What was looked at, and all that is wrong with it."""
+
+    root: str
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    files: int = 0
+    """Tars too."""
+    tars: int = 0
+    samples: int = 0
+    close: int = 0
+    """Samples whose arrays were hashed one by one."""
+    bytes: int = 0
+    seconds: float = 0.0
+
+    def add(self, checked: Checked) -> None:
+        self.findings += checked.findings
+        self.samples += checked.samples
+        self.close += checked.close
+        self.bytes += checked.bytes
+
+    def as_json(self) -> dict[str, Any]:
+        return {"whole": not self.findings, **asdict(self)}
+
+
+def target_of(named: str, out: str) -> Target:
+    """A region's manifest, a region's folder or a folder of shards."""
+    if named.endswith(".toml"):
+        from pipeline import runner
+
+        region, store = runner.load(named, out)
+        if not store.list("receipts"):
+            fix = f"make shards REGION={named}"
+            raise Problem("nothing was made of this region yet", where=store.root, fix=fix)
+        return Target(store, "shards/", f"REGION={region.path}" + (f" OUT={out}" if out != "data" else ""))
+    store = Store(named)
+    if any(store.exists(name) for name in ("shards.json", "index.parquet")):
+        return Target(store, "")
+    if store.list("receipts") or store.exists("shards/shards.json"):
+        return Target(store, "shards/")
+    raise Problem(
+        "here are neither shards (shards.json) nor a region's tables (receipts/)",
+        where=named,
+        fix="name a region's manifest, its folder (data/<region>) or a folder of shards (data/<region>/shards)",
+    )
+
+
+def verify(target: Target, share: float = SHARE, scheduler: Scheduler = SERIAL, quiet: bool = False) -> Report:
+    """Read all of it. `share` (0-1) of the samples are looked at array by array; a hash of their names decides which.
+
+    Raises Problem for a share that is none.
+    """
+    if not 0 <= share <= 1:
+        raise Problem(f"--sample is a share of the samples from 0 to 1, not {share:g}")
+    started, report = time.perf_counter(), Report(target.store.root)
+    files, tars = _from_receipts(target, report)
+    count, checks = _shards(target, share, files, tars, report)
+    report.files, report.tars = len(files) + count, count
+    jobs = _in_turn(files, checks)
+    with Progress("verify", report.files, quiet) as progress:
+        for checked in scheduler.run(
+            check, Place(target.store.absolute()), jobs, report.files, lambda _: progress.advance()
+        ):
+            report.add(checked)
+    report.seconds = round(time.perf_counter() - started, 3)
+    return report
+
+
+def _in_turn(files: dict[str, FileCheck], tars: Iterator[TarCheck]) -> Iterator[FileCheck | TarCheck]:
+    yield from files.values()
+    yield from tars
+
+
+def check(place: Place, one: FileCheck | TarCheck) -> Checked:
+    """Job: one file."""
+    return check_tar(place, one) if isinstance(one, TarCheck) else _check_file(place, one)
+
+
+def _check_file(place: Place, one: FileCheck) -> Checked:
+    size = place.store.size(one.file)
+    if size is None:
+        return Checked([Finding(one.file, "", "it is not there", one.fix)])
+    if one.bytes is not None and size != one.bytes:
+        return Checked([Finding(one.file, "", f"it has {size} bytes, {one.bytes} were written", one.fix)])
+    digest = hashlib.sha256()
+    with place.store.open(one.file) as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    same = digest.hexdigest() == one.sha256
+    what = "a byte differs: it does not have the sha256 that was noted when it was written"
+    return Checked([] if same else [Finding(one.file, "", what, one.fix)], size)
+
+
+def _from_receipts(target: Target, report: Report) -> tuple[dict[str, FileCheck], dict[str, FileCheck]]:
+    """What the receipts say was written: files to hash, and tars, which are looked into where shards.json is good."""
+    from pipeline.stages import STAGES
+
+    files: dict[str, FileCheck] = {}
+    identities: dict[str, str] = {}
+    for stage in STAGES if target.shards else ():
+        name = receipt_name(stage)
+        receipt = read_receipt(target.store, stage)
+        if receipt is None:
+            if target.store.exists(name):
+                report.findings.append(Finding(name, "", "the receipt cannot be read", target.fix(stage)))
+            else:
+                report.notes.append(f"{stage} has no receipt: it has not run, or not to its end")
+            continue
+        identities[stage] = receipt.identity
+        report.notes += [
+            f"{stage} was made of another {needed}: make status tells why"
+            for needed, identity in receipt.inputs.items()
+            if needed in identities and identities[needed] != identity
+        ]
+        for file, sha256 in receipt.outputs.items():
+            files[file] = FileCheck(file, sha256, receipt.sizes.get(file), target.fix(stage))
+    tars = {name: files.pop(name) for name in list(files) if name.startswith("shards/") and name.endswith(".tar")}
+    return files, tars
+
+
+def _shards(
+    target: Target, share: float, files: dict[str, FileCheck], tars: dict[str, FileCheck], report: Report
+) -> tuple[int, Iterator[TarCheck]]:
+    """How many tars there are to look into, and the job of each. Files that shards.json alone names join `files`."""
+    name = f"{target.shards}shards.json"
+    fix = target.fix("shards")
+    if not target.store.exists(name):
+        if name not in files and (tars or not target.shards):
+            report.findings.append(Finding(name, "", "it is not there", fix))
+        files |= tars
+        return 0, iter(())
+    try:
+        about = verify_index.read_about(target.store, name)
+    except Problem as problem:
+        report.findings.append(Finding(name, "", problem.what, fix))
+        files |= tars
+        return 0, iter(())
+    described = about.get("described_by") or {}
+    for one, sha256 in described.items():
+        files.setdefault(target.shards + one, FileCheck(target.shards + one, sha256, None, fix))
+    report.findings += [
+        Finding(target.shards + file, sample, what, fix)
+        for file, sample, what in verify_index.folder_findings(target.store, target.shards, about)
+        if target.shards + file not in files or target.store.exists(target.shards + file)
+    ]
+    index = _index(target, about, files, report)
+    return len(about["shards"]), iter(()) if index is None else _tars(target, about, index, share)
+
+
+def _index(target: Target, about: dict[str, Any], files: dict[str, FileCheck], report: Report) -> Any:
+    """The index, its own faults reported; None where it cannot be read."""
+    name = target.shards + "index.parquet"
+    fix, sha256 = target.fix("shards"), str(about["index"].get("sha256"))
+    files.setdefault(name, FileCheck(name, sha256, None, fix))
+    try:
+        index = verify_index.read_index(target.store, name)
+    except Problem as problem:
+        if target.store.exists(name):
+            report.findings.append(Finding(name, "", f"it cannot be read: {problem.what}", fix))
+        return None
+    # A whole index that contradicts itself was written so: what it was written from has to be made again.
+    if hashlib.sha256(target.store.read(name)).hexdigest() == sha256:
+        fix = target.fix("captions")
+    found = verify_index.index_findings(index, about)
+    report.findings += [Finding(name, sample, what, fix) for _, sample, what in found]
+    return index
+
+
+def _tars(target: Target, about: dict[str, Any], index: Any, share: float) -> Iterator[TarCheck]:
+    shards = about["shards"]
+    rows = verify_index.rows_by_tar(index, [shard["url"] for shard in shards])
+    for shard, mine in zip(shards, rows, strict=True):
+        yield TarCheck(
+            file=target.shards + shard["url"],
+            bytes=shard["bytes"],
+            sha256=shard["sha256"],
+            size_px=about["size_px"],
+            style=about.get("caption_style"),
+            quicklook=about.get("quicklook"),
+            share=share,
+            rows=mine,
+            fix=target.fix("shards"),
+        )
+
+
+def finding_line(finding: Finding) -> str:
+    """One line: file, sample, what, fix."""
+    parts = [finding.file, finding.sample or "-", finding.what, f"fix: {finding.fix}"]
+    return "  ".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in part) for part in parts)
+
+
+def summary(report: Report) -> str:
+    """What was looked at, and how it stands."""
+    damaged = {finding.file for finding in report.findings}
+    state = f"{len(report.findings)} things are wrong in {len(damaged)} files" if damaged else "whole"
+    looked = f"{report.tars} tars, {report.samples} samples ({report.close} of them array by array), "
+    looked += f"{report.files - report.tars} other files, {report.bytes / 1e6:.1f} MB in {report.seconds:.1f} s"
+    rate = f" ({report.bytes / 1e6 / report.seconds:.0f} MB/s)" if report.seconds else ""
+    return "\n".join([*(f"  {note}" for note in report.notes), f"{report.root}: {state}: {looked}{rate}"])
