@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -103,7 +103,7 @@ class Reader:
         shapes = {name: array.shape[1:] for name, array in out.items()}
         places = _Places(samples, rows, shapes, next(iter(out.values())).dtype.name)
         places.check_lengths()
-        views = [memoryview(array[: len(rows)]).cast("B") for array in out.values()]
+        views = [memoryview(array).cast("B") for array in out.values()]  # type: ignore[arg-type]
         starts, layouts = places.starts[0].tolist(), places.layouts()
         for tar, ks in places.by_tar():
             try:
@@ -145,7 +145,7 @@ class Reader:
 class _Places:
     """Where the arrays of some samples of one sensor lie."""
 
-    def __init__(self, samples: Samples, rows: np.ndarray, shapes: dict[str, tuple[int, ...]], dtype: str) -> None:
+    def __init__(self, samples: Samples, rows: np.ndarray, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> None:
         self._samples, self._rows, self.dtype = samples, rows, dtype
         self.shapes = list(shapes.values())
         self.sizes = [np.dtype(dtype).itemsize * math.prod(shape) for shape in self.shapes]
