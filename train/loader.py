@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast, get_args
 
 import numpy as np
 
+from harmonize.problem import Problem
 from pipeline.sample import SENSORS
 from train.reader import Reader
 from train.resident import Resident, fits
@@ -39,6 +40,7 @@ class Plan(Protocol):
     def arrays(self) -> dict[str, Any]: ...
 
 
+Stay = Literal["auto", "on", "off"]
 P = TypeVar("P", bound=Plan)
 
 
@@ -50,13 +52,20 @@ class Loading:
     """Threads that read ahead. 0: none, a batch is read when it is asked for. None: as many as pay on this machine."""
     ahead: int = 2
     """Batches that are read before they are asked for."""
-    resident: Literal["auto", "on", "off"] = "auto"
+    resident: Stay = "auto"
     """Keep what was read once on the device. auto: on a GPU with four times as much free memory."""
 
     @property
     def threads(self) -> int:
         """One leaves the main thread a core of its own where there are two; more than four wait for memory."""
         return min(4, max(1, cores() - 1)) if self.workers is None else self.workers
+
+
+def loading_of(workers: int | None, resident: str) -> Loading:
+    """What a command line says. Raises Problem for a word that `resident` does not know."""
+    if resident not in get_args(Stay):
+        raise Problem(f"resident is {', '.join(get_args(Stay))}, not '{resident}'", fix="leave --resident out")
+    return Loading(workers, resident=cast(Stay, resident))
 
 
 def cores() -> int:

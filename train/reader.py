@@ -126,12 +126,19 @@ class Reader:
             raise Problem(what, where=places.where(k), fix=AGAIN, code=4)
         self._good.add(key)
 
+    def _opened(self, tar: int) -> int:
+        found = self._samples.files[tar]
+        try:
+            return os.open(found.local(), os.O_RDONLY)
+        except OSError as error:
+            raise Problem(f"a tar cannot be opened: {error.strerror}", where=found.name, fix="check the file") from None
+
     @contextmanager
     def _descriptor(self, tar: int) -> Iterator[int]:
         """A tar's file descriptor. Tars stay open, as many as half of what the system lets a process have."""
         with self._lock:
             known = self._open.get(tar)
-            file = os.open(self._samples.files[tar].local(), os.O_RDONLY) if known is None else known
+            file = self._opened(tar) if known is None else known
             stays = known is not None or len(self._open) < self._most_open
             if stays:
                 self._open[tar] = file

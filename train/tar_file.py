@@ -44,8 +44,10 @@ class TarFile:
 
     def check_same(self) -> None:
         """Raises Problem if the file is not the one that was there when its index was opened."""
-        if _stamp(self.path) != self._stamp:
-            raise Problem(f"{self.path.name} was replaced while it was read", where=self.name, fix=REPLACED, code=4)
+        found = _stamp(self.path)
+        if found != self._stamp:
+            what = f"{self.path.name} was {'replaced' if found else 'removed'} after its index was opened"
+            raise Problem(what, where=self.name, fix=REPLACED, code=4)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
