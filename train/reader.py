@@ -108,6 +108,9 @@ class Reader:
         for tar, ks in places.by_tar():
             try:
                 with self._descriptor(tar) as file:
+                    # All at once, so that a disk has something to choose from; of what is in memory it costs nothing.
+                    for k in ks:
+                        os.posix_fadvise(file, starts[k], layouts[k].span, os.POSIX_FADV_WILLNEED)
                     for k in ks:
                         layouts[k].read(file, starts[k], views, k, places.where)
                         for group, header in enumerate(layouts[k].headers):
@@ -208,6 +211,8 @@ class _Layout:
             call.arrays.append((len(call.pieces) + 1, group))
             call.pieces += [header, b""]
             call.length = end - call.start
+        self.span = max(0, end)
+        """Bytes from the first array's start to the last one's end."""
 
     def read(self, file: int, start: int, views: list[memoryview], k: int, where: Callable[[int], str]) -> None:
         """Sample k of a batch: its arrays into the batch's bytes, its headers into `headers`."""
