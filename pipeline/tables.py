@@ -262,7 +262,7 @@ def read_table(store: Store, name: str, schema: pa.Schema) -> pa.Table:
     except FileNotFoundError:
         fix = f"make corpus REGION=…, or python -m pipeline {stage} REGION" if known else "run the stage that writes it"
         raise Problem(f"{name} is not there", where=store.root, fix=fix) from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         fix = f"make redo STAGE={stage} REGION=…" if known else "redo the stage"
         raise Problem(f"{name} is damaged: {error}", where=store.root, fix=fix, code=4) from None
     return check(table, schema, f"{store.root}/{name}")

@@ -127,7 +127,10 @@ def _in_turn(files: dict[str, FileCheck], tars: Iterator[TarCheck]) -> Iterator[
 
 def check(place: Place, one: FileCheck | TarCheck) -> Checked:
     """Job: one file."""
-    return check_tar(place, one) if isinstance(one, TarCheck) else _check_file(place, one)
+    try:
+        return check_tar(place, one) if isinstance(one, TarCheck) else _check_file(place, one)
+    except OSError as error:  # a disk that fails, a folder of that name, no permission
+        return Checked([Finding(one.file, "", f"it cannot be read: {error.strerror or error}", one.fix)])
 
 
 def _check_file(place: Place, one: FileCheck) -> Checked:
@@ -234,6 +237,7 @@ def _tars(target: Target, about: dict[str, Any], index: Any, share: float) -> It
             share=share,
             rows=mine,
             fix=target.fix("shards"),
+            fix_captions=target.fix("captions"),
         )
 
 

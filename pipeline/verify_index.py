@@ -35,7 +35,7 @@ def read_about(store: Store, name: str) -> dict[str, Any]:
 
     try:
         about = json.loads(store.read(name))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise broken(f"it is damaged: {error}") from None
     if not isinstance(about, dict) or about.get("format_version") != FORMAT_VERSION:
         found = about.get("format_version") if isinstance(about, dict) else None
@@ -79,7 +79,7 @@ def folder_findings(store: Store, prefix: str, about: dict[str, Any]) -> Iterato
         keys = ("url", "nsamples", "bytes", "sha256")
         try:
             listed = [{key: s.get(key) for key in keys} for s in json.loads(store.read(prefix + name))["shardlist"]]
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
             listed = []
         if listed != [{key: s[key] for key in keys} for s in mine]:
             yield name, "", "the list for wids does not name the tars of shards.json"
@@ -156,5 +156,13 @@ def rows_by_tar(index: pa.Table, urls: list[str]) -> Iterator[pa.Table]:
 
 
 def read_index(store: Store, name: str) -> pa.Table:
-    """index.parquet, checked against its schema; Problem (code 4) where it is damaged."""
-    return tables.read_table(store, name, tables.INDEX)
+    """index.parquet, checked against its schema and its texts for UTF-8; Problem (code 4) where it is damaged."""
+    import pyarrow as pa
+
+    index = tables.read_table(store, name, tables.INDEX)
+    try:
+        index.validate(full=True)
+    except pa.ArrowInvalid as error:
+        fix = "make redo STAGE=shards REGION=…"
+        raise Problem(f"{name} is damaged: {error}", where=store.root, fix=fix, code=4) from None
+    return index

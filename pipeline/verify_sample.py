@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from harmonize.captions import TEMPLATE_VERSION, write_caption
+from harmonize.labelset import LabelSet
 from harmonize.vocabulary import BIT, CLASSES
 from pipeline.sample import DTYPE, GROUPS, Group, from_npy, group_shape, quicklook, to_npy
 from pipeline.tar_stream import PLAIN, Member
 
 PICKLES = ("pkl", "pickle", "pyd", "pt", "pth", "joblib")
 """Endings of what readers of tars unpickle (webdataset's decoders, torch): such a member could run code."""
+OTHER_WORDS = "caption_rich does not say what the labels do"
+"""This stands in the tables too where a tar has the bytes that were written: captions have to be made again."""
 LOOK_DIFFERS = 9.0
 """Mean difference of a quick look (0-255) from what its arrays look like. Of 1,387 samples, real and drawn, their own
 differs by 6.1 at most (uniform noise by 6.4), that of another sample by 11.5 or more."""
@@ -110,7 +114,7 @@ def _another_array(start: bytes, size: int, group: Group, sensor: str, size_px: 
 def _record_findings(data: bytes, row: dict[str, Any]) -> Iterator[str]:
     try:
         record = json.loads(data)
-        labels = {label["name"]: label["share"] for label in record["labels"]}
+        labels = {label["name"]: float(label["share"]) for label in record["labels"]}
     except (ValueError, KeyError, TypeError) as error:
         yield f"the .json member cannot be read: {type(error).__name__}: {error}"
         return
@@ -129,8 +133,22 @@ def _record_findings(data: bytes, row: dict[str, Any]) -> Iterator[str]:
         yield f"labels of the .json member are not in the vocabulary: {', '.join(unknown)}"
     elif sum(1 << BIT[name] for name in labels) != row["label_mask"]:
         yield f"the labels of the .json member ({', '.join(labels)}) are not those of label_mask {row['label_mask']}"
+    elif record.get("template") == TEMPLATE_VERSION and not _says(row, labels):
+        yield f"{OTHER_WORDS}: {row['caption_rich']!r}"
     if odd := [f"{name} {share}" for name, share in labels.items() if not 0 <= share <= 1]:
         yield f"a share is not between 0 and 1: {', '.join(odd)}"
+
+
+def _says(row: dict[str, Any], shares: dict[str, float]) -> bool:
+    """Whether the rich caption is the one that these labels give. Their shares were rounded to six digits after it was
+    written, so they may stand on the other side of a limit."""
+    for off in (0.0, 5e-7, -5e-7):
+        exact = {name: share + off for name, share in shares.items()}
+        labels = LabelSet(exact, {}, row["known_mask"])
+        day, lat, orbit = row["datetime"].date(), row["lat"], row["orbit"]
+        if write_caption(labels, row["sensor"], day, lat, orbit, row["chip_id"]).rich == row["caption_rich"]:
+            return True
+    return False
 
 
 def close_findings(row: dict[str, Any], data: dict[str, bytes], size_px: int) -> Iterator[str]:

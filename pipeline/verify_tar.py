@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.sample import SENSORS
 from pipeline.tar_stream import BrokenTar, Member, TarStream
-from pipeline.verify_sample import (
-    chosen,
-    close_findings,
-    member_findings,
-    sample_findings,
-    suffixes_of,
-)
+from pipeline.verify_sample import OTHER_WORDS, chosen, close_findings, member_findings, sample_findings, suffixes_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,6 +55,7 @@ class TarCheck:
     rows: pa.Table
     """Its samples as the index has them."""
     fix: str
+    fix_captions: str
 
 
 @dataclass
@@ -88,8 +83,10 @@ def check_tar(place: Place, check: TarCheck) -> Checked:
         again = _Walk(check, 1.0)
         again.read(place)
         walk.found |= again.found
+    as_written = sha256 == check.sha256
     findings = [
-        Finding(check.file, sample, what, check.fix) for sample, what in sorted(walk.found, key=lambda of: of[0] != "")
+        Finding(check.file, sample, what, check.fix_captions if as_written and OTHER_WORDS in what else check.fix)
+        for sample, what in sorted(walk.found, key=lambda of: of[0] != "")  # what is wrong with the file comes first
     ]
     return Checked(findings, size, walk.samples, walk.close)
 

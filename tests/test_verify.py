@@ -238,6 +238,11 @@ def _record(**changes: Any) -> Callable[[Members], Members]:
     return _change("json", lambda data: json.dumps(json.loads(data) | changes).encode())
 
 
+def _shares(data: bytes, share: float) -> bytes:
+    record = json.loads(data)
+    return json.dumps(record | {"labels": [label | {"share": share} for label in record["labels"]]}).encode()
+
+
 def _objects() -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.array([{}], object), allow_pickle=True)
@@ -263,6 +268,7 @@ IN_A_TAR = {
     "record, date": (_record(datetime="2020-01-01T00:00:00Z"), "datetime is '2020-01-01T00:00:00Z' in the .json"),
     "record, captions": (_record(captions={}), "the captions of the .json member are not the index's"),
     "record, labels": (_record(labels=[]), "the labels of the .json member () are not those of label_mask"),
+    "rich caption": (_change("json", lambda data: _shares(data, 0.07)), "caption_rich does not say what the labels do"),
     "record, class": (_record(labels=[{"name": "moon", "share": 1}]), "are not in the vocabulary: moon"),
     "array is short": (_change("20m.npy", lambda d: d[:-2]), "20m.npy has 10926 bytes, its header says 10928"),
     "array is none": (_change("20m.npy", lambda _: b"x"), "20m.npy has no readable .npy header"),
@@ -292,6 +298,16 @@ def test_what_is_wrong_in_a_tar_is_found_where_every_hash_is_right(shards: Shard
     key = before[0][0].partition(".")[0]
     assert {f.sample for f in report.findings} <= {key, "other", "a/" + key, "/" + key, ""}
     assert all(f.fix for f in report.findings)
+
+
+def test_other_words_want_other_captions_and_not_other_tars_alone(shards: Shards) -> None:
+    edit, words = IN_A_TAR["rich caption"]
+    shards.write_tar(edit(shards.members()))
+    assert {("STAGE=shards" in f.fix) for f in shards.verify().findings} == {True}
+    shards.settle()
+    (found,) = shards.verify().findings
+    assert words in found.what
+    assert "STAGE=captions" in found.fix
 
 
 def _set(**changes: Any) -> Callable[[list[dict[str, Any]]], None]:
@@ -520,6 +536,35 @@ def test_damage_of_any_kind_ends_in_words(shards: Shards) -> None:
         (shards.folder / "shards.json").write_text(json.dumps(about))
         silent += not [f for f in shards.verify(1.0).findings if f.file == TAR]
     assert silent < 20, "only padding and pixels of a quick look can hide"
+
+
+@pytest.mark.parametrize("file", ["shards.json", "index.parquet", "train-s2.json"])
+def test_lists_damaged_anywhere_are_found_in_words(shards: Shards, file: str) -> None:
+    draw, path = random.Random(7), shards.folder / file
+    whole = path.read_bytes()
+    named = b'"sha256"' if file == "shards.json" else b""
+    for _ in range(40):
+        data = bytearray(whole)
+        for _ in range(draw.choice([1, 1, 4, 60])):
+            data[draw.randrange(len(data))] ^= draw.randrange(1, 256)
+        path.write_bytes(data)
+        try:
+            same = json.loads(data) == json.loads(whole)
+        except ValueError:
+            same = False
+        # What describes the folder to people alone (its region, its bands) nothing else repeats; receipts have its hash.
+        if not same and (file != "shards.json" or named not in data):
+            assert shards.verify().findings
+        else:
+            shards.verify()
+
+
+@pytest.mark.parametrize("file", [TAR, "shards.json", "index.parquet", "train-s2.json", "README.md"])
+def test_what_cannot_be_read_is_a_finding(shards: Shards, file: str) -> None:
+    path = shards.folder / file
+    path.unlink()
+    path.mkdir()
+    assert file in {f.file for f in shards.verify().findings}
 
 
 def test_memory_does_not_grow_with_the_tar(tmp_path: Path) -> None:
