@@ -22,7 +22,7 @@ import numpy as np
 from bench_shards import SAMPLE_BYTES, samples, tars
 from measure import Measure, Ratio, main
 
-BATCH, WORKERS, WARM, SECONDS = 256, 2, 6, 3.0
+BATCH, WORKERS, WARM, SECONDS = 256, 2, 6, 2.0
 GROUP_BYTES = {"10m": 115_200, "20m": 43_200, "60m": 1_600}
 
 
