@@ -33,6 +33,7 @@ class Samples:
     """`columns['tar']` counts into these."""
     size_px: int
     regions: tuple[str, ...]
+    """`columns['region']` counts into these."""
     sha256: str
     """Of all indexes together: what a run and its cached embeddings belong to."""
     synthetic: bool = False
@@ -76,13 +77,15 @@ def open_shards(folders: list[Path]) -> Samples:
         )
     tars: list[Path] = []
     rows: list[dict[str, np.ndarray]] = []
-    for _, table, names in parts:
+    regions = tuple(dict.fromkeys(about["region"] for about, _, _ in parts))
+    for about, table, names in parts:
         start = len(tars)
         tars += names
         place = {name.name: start + k for k, name in enumerate(names)}
         columns = {c: table.column(c).to_numpy(zero_copy_only=False) for c in (*COLUMNS, *PLACES)}
         columns["datetime"] = columns["datetime"].astype("datetime64[s]")
         columns["tar"] = np.array([place[s] for s in columns["shard"]], np.int64)
+        columns["region"] = np.full(len(table), regions.index(about["region"]), np.int16)
         rows.append(columns)
     merged = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
     order = np.argsort(merged["chip_id"].astype(str), kind="stable")
@@ -90,7 +93,6 @@ def open_shards(folders: list[Path]) -> Samples:
     merged = _unique(merged, tars)
     _check_leak(merged)
     digest = hashlib.sha256("".join(sorted(a["index"]["sha256"] for a, _, _ in parts)).encode()).hexdigest()
-    regions = tuple(dict.fromkeys(about["region"] for about, _, _ in parts))
     synthetic = any(about.get("synthetic") is True for about, _, _ in parts)
     return Samples(merged, tuple(tars), sizes.pop(), regions, digest, synthetic)
 
