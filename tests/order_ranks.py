@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import random
 import signal
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import BrokenBarrierError
 from typing import Any
 
-from train.batches import Batch, Batches
-from train.checkpoint import write_whole
-from train.recipe import Data
-from train.shards import Samples
+import torch
 
-# One clean process has the imports; ranks are forked from it, and so start in milliseconds.
+from pipeline.sample import SENSORS
+from train.batches import Batches
+from train.checkpoint import write_whole
+from train.loader import Loading, training_loader
+from train.recipe import Data
+from train.shards import open_shards
+
+# One clean process has the imports (pyarrow takes pandas along when it reads dates); ranks are forked from it at once.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["train.batches", "train.checkpoint"])
+FORKS.set_forkserver_preload(["torch", "pandas", "train.loader", "train.batches", "train.checkpoint"])
 SAVE_STEPS = 3
 
 
@@ -33,14 +34,14 @@ class Ran:
     steps: list[list[str]]
     """Of each step, from the one it began with: the cells of all ranks' samples, sensor by sensor, rank by rank."""
     seconds: float
-    """The slowest rank's, to its first batch."""
+    """The slowest rank's, from the opened shards to its first batch."""
     codes: list[int | None]
     """The ranks' exit codes."""
 
 
 def run_job(
     folder: Path,
-    samples: Samples,
+    shards: Path,
     data: Data,
     world: int,
     workers: int,
@@ -48,13 +49,13 @@ def run_job(
     state: dict[str, Any] | None = None,
     kill_at: int | None = None,
 ) -> Ran:
-    """Ranks that go on from a state until step `end`, and save their state in the folder every few steps.
+    """Ranks that read shards of both sensors, from a state until step `end`, and save their state in the folder every few steps.
 
     kill_at: the rank that is given this sample (counted from the run's first) is killed at once, and then the others.
     """
     folder.mkdir()
     barrier = FORKS.Barrier(world)
-    common = (samples, data, workers, end, state, kill_at, barrier)
+    common = (shards, data, workers, end, state, kill_at, barrier)
     ranks = [FORKS.Process(target=_rank, args=(folder, rank, world, *common)) for rank in range(world)]
     for rank in ranks:
         rank.start()
@@ -65,7 +66,7 @@ def run_job(
             rank.kill()
         rank.join()
     logs = [(folder / f"rank-{rank}").read_text().splitlines() for rank in range(world)]
-    each = len(Batches(samples, data, 0).sensors)
+    each = len(SENSORS)
     whole = min(len(log) for log in logs) // each
     return Ran(
         steps=[
@@ -86,7 +87,7 @@ def _rank(
     folder: Path,
     rank: int,
     world: int,
-    samples: Samples,
+    shards: Path,
     data: Data,
     workers: int,
     end: int,
@@ -94,13 +95,15 @@ def _rank(
     kill_at: int | None,
     barrier: Any,
 ) -> None:
+    samples = open_shards([shards]).of("train")
     begun = time.perf_counter()
     batches = Batches(samples, data, 0, rank, world)
     if state:
         batches.resume(state)
     first = int(state["step"]) if state else 0
-    coming = read_ahead(batches, range(first, end), workers)
-    with (folder / f"rank-{rank}").open("a", buffering=1) as log:
+    loading = Loading(workers=workers, ahead=max(2, workers))
+    coming = training_loader(batches, range(first, end), torch.device("cpu"), loading)
+    with coming, (folder / f"rank-{rank}").open("a", buffering=1) as log:
         for step in range(first, end):
             seen = step * sum(batches.size(s) for s in batches.sensors)
             for sensor in batches.sensors:
@@ -118,25 +121,3 @@ def _rank(
                 return
             if rank == 0 and (step + 1) % SAVE_STEPS == 0:
                 write_whole(folder / "state.json", json.dumps(batches.state(step + 1)).encode())
-
-
-def read_ahead(batches: Batches, steps: range, workers: int) -> Iterator[Batch]:
-    """Each step's batches, in order, read by threads that end in any order; without workers, when they are asked for."""
-    wanted = [(sensor, step) for step in steps for sensor in batches.sensors]
-    if not workers:
-        for sensor, step in wanted:
-            yield batches.batch(sensor, step)
-        return
-
-    def one(place: tuple[str, int]) -> Batch:
-        time.sleep(random.random() * 0.002)
-        return batches.batch(*place)
-
-    with ThreadPoolExecutor(workers) as pool:
-        coming = []
-        for place in wanted:
-            coming.append(pool.submit(one, place))
-            if len(coming) > workers:
-                yield coming.pop(0).result()
-        for future in coming:
-            yield future.result()

@@ -118,6 +118,7 @@ def test_a_member_with_objects_is_refused(copy: Path) -> None:
     start = int(samples["offset_10m"][0])
     data[start : start + 128] = data[start : start + 128].replace(b"'<f2'", b"'|O' ")
     tar.write_bytes(data)
+    samples = open_shards([copy]).of("train", "s1")
     with pytest.raises(Problem, match="objects"):
         Reader(samples).read(samples.where(np.array([0])))
 

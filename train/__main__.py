@@ -12,12 +12,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harmonize.command import run_command, stop_on_interrupt
 from harmonize.problem import Problem
+
+if TYPE_CHECKING:
+    from train.shards import Samples
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 
@@ -25,11 +28,22 @@ Shards = Annotated[list[Path], typer.Argument(help="shard folders, e.g. data/rea
 MaybeShards = Annotated[list[Path] | None, typer.Argument(help="shard folders; default: those of the run")]
 Runs = Annotated[Path, typer.Option("--runs", help="folder of the runs")]
 RunName = Annotated[str | None, typer.Option("--run", help="name of the run; default: the newest finished one")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="leave out tars and samples that cannot be read")]
 RUNS = Path("runs")
 
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def open_shards(folders: list[Path], runs: Path, skip_bad: bool) -> Samples:
+    """The samples of folders, here or in a bucket; what is left out is said."""
+    from train import shards
+
+    samples = shards.open_shards(folders, skip_bad, cache=runs / "cache")
+    for line in samples.skipped:
+        say(f"skipped: {line}")
+    return samples
 
 
 @app.command()
@@ -41,15 +55,22 @@ def fit(
     stop_at: Annotated[
         int | None, typer.Option(help="end this call after so many steps; the same call goes on")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="threads that read ahead; they change nothing but the time")
+    ] = None,
+    resident: Annotated[
+        str, typer.Option(help="keep the split on the device: auto (a GPU that has room), on, off")
+    ] = "auto",
+    skip_bad: SkipBad = False,
 ) -> None:
     """Train a recipe on shards. The same call again goes on where it was, or says that it is done."""
     from train import run as runs_of
     from train.order import check_order
     from train.recipe import load_recipe
-    from train.shards import open_shards, sensors_of, wanted_split
+    from train.shards import sensors_of, wanted_split
 
     loaded = load_recipe(recipe)
-    samples = open_shards(shards)
+    samples = open_shards(shards, runs, skip_bad)
     train = wanted_split(samples, "train")
     folder = runs / (run or runs_of.default_name(loaded, samples.regions))
     if runs_of.is_finished(folder, loaded, samples):
@@ -71,12 +92,14 @@ def fit(
     check_order(train.where(train["label_mask"] != 0), loaded.data)
     if len(sensors_of(train)) < 2:
         say(f"only {sensors_of(train)[0]} is in these shards: the other sensor's tower is not trained")
+    from train.loader import loading_of
     from train.loop import fit as fit_loop
     from train.model import build_model
 
+    loading = loading_of(workers, resident)
     model = build_model(loaded)  # before anything is written: a tower or weights may be missing
     runs_of.begin(folder, loaded, recipe, samples, shards)
-    if fit_loop(loaded, samples, folder, model, stop_at):
+    if fit_loop(loaded, samples, folder, model, stop_at, loading):
         runs_of.finish(folder)
         say(f"{folder}: finished; next: make evaluate, make search QUERY=…")
     else:
@@ -96,18 +119,18 @@ def evaluate(
         Path | None, typer.Option("--queries", help="a queries.json; default: the families of the split")
     ] = None,
     brief: Annotated[bool, typer.Option("--brief", help="print the paths alone")] = False,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Rank a split for families of queries; nDCG@1000, mAP, P@10 beside random, priors and a classifier."""
     from train.evaluate import evaluate as measure
     from train.queries import load_queries
     from train.report import print_result
     from train.run import finished_run, recipe_of, shards_of
-    from train.shards import open_shards
 
     folder = finished_run(runs, run)
     wanted = recipe_of(folder).evaluation
     frozen = load_queries(queries) if queries else None
-    samples = open_shards(shards_of(folder, shards))
+    samples = open_shards(shards_of(folder, shards), runs, skip_bad)
     # What a recipe asks for is asked of its own split.
     asked = wanted.model_dump(exclude_none=True)["asked"] if split in (None, wanted.split) else {}
     result = measure(folder, samples, split or wanted.split, min_relevant or wanted.min_relevant, asked, frozen)
@@ -132,11 +155,10 @@ def queries(
     """Write the queries a split can answer (queries.json), with the number of images that answer each."""
     from train.page import print_tables
     from train.queries import default_folder, write_queries
-    from train.shards import open_shards
 
     folder = out or default_folder(shards, split)
     wanted = [name for name, asked in (("qrels.trec", trec), ("qrels-zeros.trec", zeros)) if asked]
-    table = write_queries(open_shards(shards), split, min_relevant, folder, wanted)
+    table = write_queries(open_shards(shards, RUNS, False), split, min_relevant, folder, wanted)
     if table is None:
         say(f"{folder}: written already")
     else:
@@ -168,12 +190,12 @@ def sheet(
     shards: Shards,
     out: Annotated[Path, typer.Option("--out", help="folder to write")],
     split: Annotated[str | None, typer.Option(help="train, val or test; default all")] = None,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Contact sheets of what the labels say: per sensor one picture with a row of chips per class."""
     from train.label_sheet import write_label_sheets
-    from train.shards import open_shards
 
-    for path in write_label_sheets(open_shards(shards), out, split):
+    for path in write_label_sheets(open_shards(shards, RUNS, skip_bad), out, split):
         print(path)
 
 
@@ -186,14 +208,14 @@ def search(
     top: Annotated[int, typer.Option(min=1, help="how many chips")] = 20,
     sensor: Annotated[str | None, typer.Option(help="s1 or s2; default both")] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test; default all")] = None,
+    skip_bad: SkipBad = False,
 ) -> None:
     """The chips nearest to a text, with score, labels, date, place and scene, and a contact sheet."""
     from train.run import finished_run, shards_of
     from train.search import search as find
-    from train.shards import open_shards
 
     folder = finished_run(runs, run)
-    path = find(folder, open_shards(shards_of(folder, shards)), text, top, sensor, split)
+    path = find(folder, open_shards(shards_of(folder, shards), runs, skip_bad), text, top, sensor, split)
     print(path)
 
 

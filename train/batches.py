@@ -7,7 +7,7 @@ resumes by one number per sensor, and reads exactly the samples it had not read.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,11 @@ class Batch:
     """B samples of one sensor."""
 
     sensor: str
-    arrays: dict[str, np.ndarray]
-    """group -> (B, C, H, W), native resolution, uint16 (s2) or float16 (s1)."""
+    rows: np.ndarray
+    """(B,) of the samples that batches are made of."""
+    arrays: dict[str, Any]
+    """group -> (B, C, H, W), native resolution, uint16 (s2) or float16 (s1); numpy's or, where they are on a device
+    already, torch's. None are there yet in a plan."""
     texts: list[str]
     text_masks: np.ndarray
     """(B,) classes that each text names."""
@@ -113,13 +116,20 @@ class Batches:
         }  # fmt: skip
 
     def batch(self, sensor: str, step: int) -> Batch:
-        """This rank's share of a sensor's batch at a step."""
+        """This rank's share of a sensor's batch at a step, read."""
+        plan = self.plan(sensor, step)
+        return replace(plan, arrays=self._reader.read(self.samples.where(plan.rows)))
+
+    def plan(self, sensor: str, step: int) -> Batch:
+        """The same batch without its arrays: what it holds is decided, no tar is touched."""
         positions = self.positions(sensor, step)
-        chosen = self.samples.where(self._orders[sensor].at(positions))
+        rows = self._orders[sensor].at(positions)
+        chosen = self.samples.where(rows)
         texts, masks = self._texts(chosen, SENSORS.index(sensor), positions)
         return Batch(
             sensor=sensor,
-            arrays=self._reader.read(chosen),
+            rows=rows,
+            arrays={},
             texts=texts,
             text_masks=masks,
             label_masks=chosen["label_mask"].astype(np.int64),

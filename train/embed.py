@@ -10,9 +10,9 @@ import torch
 
 from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES
-from pipeline.sample import SENSORS
+from train.loader import all_of
 from train.model import Closp
-from train.shards import Reader, Samples
+from train.shards import Samples
 from train.vision import to_tensors
 
 BATCH = 128
@@ -28,16 +28,13 @@ def embed_images(model: Closp, samples: Samples, device: torch.device, bar: bool
     from rich.console import Console
     from rich.progress import track
 
-    reader = Reader(samples)
     vectors = np.zeros((len(samples), model.spec["embed_dim"]), np.float32)
-    jobs = []
-    for sensor in SENSORS:
-        mine = np.flatnonzero(samples["sensor"] == sensor)
-        jobs += [(sensor, mine[k : k + BATCH]) for k in range(0, len(mine), BATCH)]
-    for sensor, chosen in track(jobs, "embed", disable=not bar, transient=True, console=Console(stderr=True)):
-        arrays = to_tensors(reader.read(samples.where(chosen)), device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            vectors[chosen] = model.encode_image(sensor, arrays).cpu().numpy()
+    console = Console(stderr=True)
+    with all_of(samples, BATCH, device) as chunks:
+        for chunk in track(chunks, "embed", len(chunks), disable=not bar, transient=True, console=console):
+            arrays = to_tensors(chunk.arrays, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                vectors[chunk.rows] = model.encode_image(chunk.sensor, arrays).cpu().numpy()
     return vectors
 
 

@@ -91,7 +91,7 @@ class Shares:
         samples = self._samples
         tar, chip = int(samples["tar"][row]), str(samples["chip_id"][row])
         if tar not in self._maps:
-            self._maps[tar] = np.memmap(samples.tars[tar], np.uint8, "r")
+            self._maps[tar] = np.memmap(samples.files[tar].local(), np.uint8, "r")
         data, at = self._maps[tar], int(samples["offset_10m"][row]) - BLOCK
         while at + BLOCK <= len(data):
             try:

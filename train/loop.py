@@ -19,6 +19,7 @@ from harmonize.vocabulary import CLASSES
 from train.batches import Batch, Batches
 from train.checkpoint import checkpoints, load_checkpoint, order_of, save_checkpoint
 from train.draws import counter
+from train.loader import Loader, Loading, training_loader
 from train.loss import each_class, mean_loss, multi_positive, one_to_one, relation, same_place
 from train.model import Closp, save_model
 from train.recipe import Optim, Recipe
@@ -47,7 +48,14 @@ class Training:
         return self.device.type == "cuda" and self.recipe.optim.precision == "auto"
 
 
-def fit(recipe: Recipe, samples: Samples, run: Path, model: Closp, stop_at: int | None = None) -> bool:
+def fit(
+    recipe: Recipe,
+    samples: Samples,
+    run: Path,
+    model: Closp,
+    stop_at: int | None = None,
+    loading: Loading | None = None,
+) -> bool:
     """Train a recipe's fresh model on the train split of shards in a run folder; go on from its last checkpoint.
 
     `stop_at` ends this call after that step (the run can go on later). True when the run is complete.
@@ -67,16 +75,17 @@ def fit(recipe: Recipe, samples: Samples, run: Path, model: Closp, stop_at: int 
         print(f"{run}: going on after step {training.started} of {total}", file=sys.stderr)
     _cut(run / "metrics.jsonl", training.started)
     end = min(total, stop_at or total)
-    for step in _progress(training, end):
-        _one_step(training, step, run, samples)
+    with training_loader(batches, range(training.started, end), device, loading) as loader:
+        for step in _progress(training, end):
+            _one_step(training, step, loader, run, samples)
     if end < total:
         return False
     save_model(model, run, samples.size_px)
     return True
 
 
-def _one_step(training: Training, step: int, run: Path, samples: Samples) -> None:
-    row = train_step(training, step)
+def _one_step(training: Training, step: int, loader: Loader[Batch], run: Path, samples: Samples) -> None:
+    row = train_step(training, step, loader)
     done, recipe = step + 1, training.recipe
     epoch_done = done % training.batches.steps_per_epoch == 0
     if done % recipe.log_steps == 0 or done == training.total:
@@ -96,8 +105,11 @@ def _validation_steps(training: Training) -> int:
     return per_epoch * max(1, round(training.total / per_epoch / 10))
 
 
-def train_step(training: Training, step: int) -> dict[str, Any]:
-    """One step: a batch of each sensor, the mean of their losses. The row that goes into metrics.jsonl."""
+def train_step(training: Training, step: int, loader: Iterator[Batch]) -> dict[str, Any]:
+    """One step: a batch of each sensor, the mean of their losses. The row that goes into metrics.jsonl.
+
+    loader: gives this step's batches next (`training_loader`).
+    """
     recipe, model = training.recipe, training.model
     model.train()
     torch.manual_seed(int(counter(recipe.seed, 4, step).integers(2**62)))
@@ -107,7 +119,7 @@ def train_step(training: Training, step: int) -> dict[str, Any]:
     losses: dict[str, Tensor] = {}
     for sensor in training.batches.sensors:
         started = time.perf_counter()
-        batch = training.batches.batch(sensor, step)
+        batch = next(loader)
         training.speed["wait"] += time.perf_counter() - started
         training.speed["images"] += len(batch.texts)
         with torch.autocast(training.device.type, torch.bfloat16, enabled=training.mixed):

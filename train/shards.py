@@ -1,21 +1,24 @@
-"""Shard folders as one set of samples: index rows, and arrays by offset out of memory-mapped tars."""
+"""Shard folders as one set of samples: the rows of their indexes, and which tars they lie in."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES
-from pipeline.sample import DTYPE, FORMAT_VERSION, GROUPS, SENSORS, SPLITS, group_shape
+from pipeline.sample import FORMAT_VERSION, SENSORS, SPLITS
+from train.reader import Reader as Reader  # where others look for it
+from train.tar_file import CACHE, TarFile, address_of, cached_folder, cached_tar, fetch_small
 
 COLUMNS = (
     "chip_id", "cell", "block", "sensor", "scene", "datetime", "split", "shard", "size_px", "label_mask", "known_mask",
@@ -38,6 +41,10 @@ class Samples:
     """Of all indexes together: what a run and its cached embeddings belong to."""
     synthetic: bool = False
     """Whether a folder is of the embedded sample world (`"synthetic": true` in its shards.json)."""
+    files: tuple[TarFile, ...] = ()
+    """The same tars as `tars`, as they were when they were opened."""
+    skipped: tuple[str, ...] = ()
+    """What `skip_bad` left out, in words: a line per tar."""
 
     def __len__(self) -> int:
         return len(self.columns["chip_id"])
@@ -59,73 +66,135 @@ class Samples:
         return self.where(keep)
 
 
-def open_shards(folders: list[Path]) -> Samples:
+def open_shards(folders: Sequence[Path | str], skip_bad: bool = False, cache: Path = CACHE) -> Samples:
     """The samples of shard folders. The same chip_id with the same pixels and masks is one sample.
 
-    Raises Problem for a missing or damaged part, another format version, chips that contradict each other, and cells
-    that stand in train as well as in val or test.
+    A folder may be in a bucket (`s3://…`): its tars are fetched into `cache` when they are first read. Raises Problem
+    for a missing or damaged part, another format version, chips that contradict each other, and cells that stand in
+    train as well as in val or test. skip_bad: tars and samples that cannot be read are left out and told of in
+    `skipped` instead; which ones are left decides the order of the others, so it is settled here.
     """
     if not folders:
         raise Problem("no shard folder is named", fix="name one or more, e.g. data/real-samples/shards")
-    parts = [_open_one(Path(folder)) for folder in folders]
-    sizes = {about["size_px"] for about, _, _ in parts}
+    parts = [_open_one(folder, skip_bad, cache) for folder in folders]
+    sizes = {part.about["size_px"] for part in parts}
     if len(sizes) > 1:
         raise Problem(
             f"chips have different sizes: {', '.join(f'{s} px' for s in sorted(sizes))}",
             where=", ".join(str(f) for f in folders),
             fix="train on regions of one size_px",
         )
-    tars: list[Path] = []
+    files: list[TarFile] = []
     rows: list[dict[str, np.ndarray]] = []
-    regions = tuple(dict.fromkeys(about["region"] for about, _, _ in parts))
-    for about, table, names in parts:
-        start = len(tars)
-        tars += names
-        place = {name.name: start + k for k, name in enumerate(names)}
-        columns = {c: table.column(c).to_numpy(zero_copy_only=False) for c in (*COLUMNS, *PLACES)}
-        columns["datetime"] = columns["datetime"].astype("datetime64[s]")
-        columns["tar"] = np.array([place[s] for s in columns["shard"]], np.int64)
-        columns["region"] = np.full(len(table), regions.index(about["region"]), np.int16)
+    regions = tuple(dict.fromkeys(part.about["region"] for part in parts))
+    for part in parts:
+        columns = _columns(part, len(files))
+        columns["region"] = np.full(len(columns["tar"]), regions.index(part.about["region"]), np.int16)
         rows.append(columns)
+        files += part.files.values()
     merged = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
     order = np.argsort(merged["chip_id"].astype(str), kind="stable")
     merged = {name: column[order] for name, column in merged.items()}
-    merged = _unique(merged, tars)
+    tars = tuple(file.path for file in files)
+    merged = _unique(merged, list(tars))
     _check_leak(merged)
-    digest = hashlib.sha256("".join(sorted(a["index"]["sha256"] for a, _, _ in parts)).encode()).hexdigest()
-    synthetic = any(about.get("synthetic") is True for about, _, _ in parts)
-    return Samples(merged, tuple(tars), sizes.pop(), regions, digest, synthetic)
+    digest = hashlib.sha256("".join(sorted(p.about["index"]["sha256"] for p in parts)).encode()).hexdigest()
+    synthetic = any(part.about.get("synthetic") is True for part in parts)
+    samples = Samples(merged, tars, sizes.pop(), regions, digest, synthetic, tuple(files))
+    return _without_bad(samples, [line for part in parts for line in part.skipped]) if skip_bad else samples
 
 
-def _open_one(folder: Path) -> tuple[dict[str, Any], pa.Table, list[Path]]:
+@dataclass(frozen=True)
+class _Part:
+    """One folder: shards.json, its index, its tars by name, and a line for each tar that is left out."""
+
+    about: dict[str, Any]
+    index: pa.Table
+    files: dict[str, TarFile]
+    skipped: list[str]
+
+
+def _columns(part: _Part, first_tar: int) -> dict[str, np.ndarray]:
+    """The index as arrays; `tar` counts from `first_tar`. Rows of a tar that is left out are left out."""
+    place = {name: first_tar + k for k, name in enumerate(part.files)}
+    tar = np.array([place.get(name, -1) for name in part.index.column("shard").to_pylist()], np.int64)
+    if (tar < 0).any() and not part.skipped:
+        name = part.index.column("shard")[int(np.flatnonzero(tar < 0)[0])]
+        raise Problem(
+            f"the index names {name}, shards.json does not", where=part.about["region"], fix="make shards again", code=4
+        )
+    columns = {c: part.index.column(c).to_numpy(zero_copy_only=False) for c in COLUMNS}
+    # A sensor without such an array has no place for it: -1.
+    columns |= {c: pc.fill_null(part.index.column(c), -1).to_numpy().astype(np.int64) for c in PLACES}
+    columns["datetime"] = columns["datetime"].astype("datetime64[s]")
+    columns["tar"] = tar
+    return {name: column[tar >= 0] for name, column in columns.items()}
+
+
+def _open_one(named: Path | str, skip_bad: bool, cache: Path) -> _Part:
+    url = address_of(named)
+    folder = cached_folder(url, cache) if url else Path(named)
+    if url and not fetch_small(f"{url}/shards.json", folder / "shards.json"):
+        raise Problem("there are no shards here", where=url, fix="make shards REGION=… OUT=…")
     about = read_about(folder)
     path = folder / about["index"]["file"]
+    if url:
+        fetch_small(f"{url}/{path.name}", path)
+    table = _read_index(path, about["index"]["sha256"])
+    files, skipped = {}, []
+    for shard in about["shards"]:
+        name = str(shard["url"])
+        if (folder / name).parent != folder:
+            raise Problem(f"'{name}' is not a tar beside shards.json", where=str(folder), fix="make shards again")
+        if url:
+            tar = cached_tar(folder, name, shard["sha256"])
+            files[name] = TarFile(tar, shard["bytes"], shard["sha256"], f"{url}/{name}")
+            continue
+        wrong = _wrong_tar(folder / name, shard["bytes"])
+        if wrong and not skip_bad:
+            raise wrong
+        if wrong:
+            skipped.append(f"{wrong.what}: {shard['nsamples']} samples left out")
+        else:
+            files[name] = TarFile(folder / name, shard["bytes"], shard["sha256"])
+    return _Part(about, table, files, skipped)
+
+
+def _read_index(path: Path, sha256: str) -> pa.Table:
     if not path.exists():
         raise Problem("the index is missing", where=str(path), fix="make shards again")
     data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != about["index"]["sha256"]:
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise Problem("the index is not the one shards.json names", where=str(path), fix="make shards again", code=4)
     try:
-        table = pq.ParquetFile(path).read()  # by name: see pipeline.tables.read_parquet
+        return pq.ParquetFile(path).read()  # by name: see pipeline.tables.read_parquet
     except pa.ArrowInvalid as error:
         raise Problem(f"the index is damaged: {error}", where=str(path), fix="make shards again", code=4) from None
-    tars = []
-    for shard in about["shards"]:
-        tar = folder / str(shard["url"])
-        if tar.parent != folder:
-            raise Problem(
-                f"'{shard['url']}' is not a tar beside shards.json", where=str(folder), fix="make shards again"
-            )
-        if not tar.exists():
-            raise Problem(
-                f"the tar {tar.name} is missing", where=str(folder), fix="copy it there, or make shards again"
-            )
-        if tar.stat().st_size != shard["bytes"]:
-            size = tar.stat().st_size
-            what = f"{tar.name} has {size} bytes, shards.json says {shard['bytes']}"
-            raise Problem(what, where=str(folder), fix="copy it again, or make shards again", code=4)
-        tars.append(tar)
-    return about, table, tars
+
+
+def _wrong_tar(tar: Path, size: int) -> Problem | None:
+    if not tar.exists():
+        fix = "copy it there, or make shards again"
+        return Problem(f"the tar {tar.name} is missing", where=str(tar.parent), fix=fix)
+    found = tar.stat().st_size
+    if found != size:
+        what = f"{tar.name} has {found} bytes, shards.json says {size}"
+        return Problem(what, where=str(tar.parent), fix="copy it again, or make shards again", code=4)
+    return None
+
+
+def _without_bad(samples: Samples, skipped: list[str]) -> Samples:
+    """Without the samples that cannot be read; their run and its caches are others than those of all samples."""
+    reader = Reader(samples)
+    bad = reader.unreadable()
+    reader.close()
+    for tar, count in zip(*np.unique(samples["tar"][bad], return_counts=True), strict=True):
+        skipped.append(f"{samples.files[tar].name} is damaged: {count} samples left out")
+    if not skipped:
+        return samples
+    left = samples.where(~bad)
+    digest = hashlib.sha256("".join([samples.sha256, *left["chip_id"]]).encode()).hexdigest()
+    return replace(left, sha256=digest, skipped=tuple(skipped))
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -186,65 +255,6 @@ def wanted_split(samples: Samples, split: str) -> Samples:
             fix="ask for another split, or change [split] in the region's manifest",
         )  # fmt: skip
     return found
-
-
-class Reader:
-    """Arrays of samples straight out of the tars: memory map plus offset, no tar is walked."""
-
-    def __init__(self, samples: Samples) -> None:
-        self._tars = samples.tars
-        self._maps: dict[int, np.ndarray] = {}
-        self._headers: dict[bytes, tuple[tuple[int, ...], np.dtype]] = {}
-
-    def read(self, samples: Samples) -> dict[str, np.ndarray]:
-        """Batch arrays by group, (B, C, H, W), of samples that share one sensor."""
-        sensors = set(samples["sensor"])
-        if len(sensors) != 1:
-            raise AssertionError(f"a batch is of one sensor, not of {sorted(sensors)}")
-        sensor = sensors.pop()
-        arrays = {}
-        for group in GROUPS[sensor]:
-            shape = group_shape(group, samples.size_px)
-            batch = np.empty((len(samples), *shape), DTYPE[sensor])
-            for k in range(len(samples)):
-                tar, offset, length = (
-                    int(samples[c][k]) for c in ("tar", f"offset_{group.name}", f"length_{group.name}")
-                )
-                member = self._map(tar)[offset : offset + length]
-                batch[k] = self._array(member, shape, DTYPE[sensor], f"{samples['chip_id'][k]} in {self._tars[tar]}")
-            arrays[group.name] = batch
-        return arrays
-
-    def _map(self, tar: int) -> np.ndarray:
-        if tar not in self._maps:
-            self._maps[tar] = np.memmap(self._tars[tar], np.uint8, "r")
-        return self._maps[tar]
-
-    def _array(self, member: np.ndarray, shape: tuple[int, ...], dtype: str, where: str) -> np.ndarray:
-        """The array of an .npy member; headers are parsed once each, object arrays are never read."""
-        start = 10 + int.from_bytes(member[8:10].tobytes(), "little") if len(member) > 10 else 0
-        header = member[:start].tobytes()
-        if header not in self._headers:
-            self._headers[header] = _parse_header(header, where)
-        said, kind = self._headers[header]
-        if said != shape or kind != np.dtype(dtype) or member.size - start != kind.itemsize * int(np.prod(shape)):
-            raise Problem(
-                f"a sample is {kind} {said}, not {dtype} {shape}", where=where, fix="make shards again", code=4
-            )
-        return member[start:].view(kind).reshape(shape)
-
-
-def _parse_header(header: bytes, where: str) -> tuple[tuple[int, ...], np.dtype]:
-    stream = io.BytesIO(header)
-    try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("not npy format 1.0")
-        shape, fortran, kind = np.lib.format.read_array_header_1_0(stream)
-    except ValueError as error:
-        raise Problem(f"a sample is damaged: {error}", where=where, fix="make shards again", code=4) from None
-    if fortran or kind.hasobject:
-        raise Problem("a sample holds objects or Fortran order", where=where, fix="make shards again", code=4)
-    return shape, kind
 
 
 def sensors_of(samples: Samples) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,27 @@ from torch import Tensor, nn
 
 from harmonize.problem import Problem
 from train.recipe import Text
+
+KEPT = 1 << 16
+"""Texts whose tokens are kept: every caption and view of most corpora, in a few tens of MB."""
+
+
+class Tokens:
+    """Token ids of texts: each distinct text is tokenised once, and the last KEPT of them are remembered."""
+
+    def __init__(self, tokenise: Callable[[list[str]], list[Any]], most: int = KEPT) -> None:
+        self._tokenise, self._most = tokenise, most
+        self._known: dict[str, Any] = {}
+
+    def of(self, texts: list[str]) -> list[Any]:
+        """What `tokenise` gives for each text alone."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known |= dict(zip(new, self._tokenise(new), strict=True))
+        found = [self._known[text] for text in texts]
+        while len(self._known) > self._most:
+            del self._known[next(iter(self._known))]  # the one that came first
+        return found
 
 
 class ClipText(nn.Module):
@@ -21,6 +43,7 @@ class ClipText(nn.Module):
         from open_clip.transformer import TextTransformer
 
         self.tokenizer = SimpleTokenizer(context_length=spec.context)
+        self._tokens = Tokens(lambda texts: list(self.tokenizer(texts)))
         self.width = spec.width
         self.transformer = TextTransformer(
             context_length=spec.context,
@@ -33,7 +56,7 @@ class ClipText(nn.Module):
 
     def forward(self, texts: list[str]) -> Tensor:
         """Features (B, width) of texts."""
-        tokens = self.tokenizer(texts).to(self.transformer.positional_embedding.device)
+        tokens = torch.stack(self._tokens.of(texts)).to(self.transformer.positional_embedding.device)
         features: Tensor = self.transformer(tokens)
         return features
 
@@ -49,13 +72,17 @@ class HuggingFaceText(nn.Module):
         self.encoder, self.tokenizer = encoder, tokenizer
         self.pooling, self.context = spec.pooling, spec.context
         self.width = int(encoder.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        self._tokens = Tokens(self._tokenised)
+
+    def _tokenised(self, texts: list[str]) -> list[dict[str, list[int]]]:
+        """Each text alone, not yet padded."""
+        columns = self.tokenizer(texts, truncation=True, max_length=self.context)
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def forward(self, texts: list[str]) -> Tensor:
         """Features (B, width); texts are padded to the longest of them, not to `context`."""
         device = next(self.encoder.parameters()).device
-        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=self.context, return_tensors="pt").to(
-            device
-        )
+        tokens = self.tokenizer.pad(self._tokens.of(texts), return_tensors="pt").to(device)
         hidden: Tensor = self.encoder(**tokens).last_hidden_state
         if self.pooling == "cls":
             return hidden[:, 0]

@@ -31,9 +31,9 @@ def normalisation(kind: str, sensor: str) -> tuple[tuple[float, ...], tuple[floa
     return (STANDARD if kind == "standard" else PAPER)[sensor]
 
 
-def to_tensors(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    """A batch's arrays on the device, in the 16-bit types they are stored in."""
-    return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
+def to_tensors(arrays: dict[str, np.ndarray | Tensor], device: torch.device) -> dict[str, Tensor]:
+    """A batch's arrays on the device, in the 16-bit types they are stored in; those that are there stay."""
+    return {name: torch.as_tensor(array).to(device, non_blocking=True) for name, array in arrays.items()}
 
 
 class ImageTower(nn.Module):

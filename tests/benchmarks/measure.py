@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,18 @@ class Measure:
     run: Callable[[Any], dict[str, Any]]
 
 
-def main(topic: str, measures: list[Measure]) -> None:
+@dataclass(frozen=True)
+class Ratio:
+    """One measure's samples a second by another's, in the same repeat."""
+
+    of: str
+    by: str
+    wanted: float | None
+    """At least; None where it is only reported."""
+    note: str = ""
+
+
+def main(topic: str, measures: list[Measure], ratios: Sequence[Ratio] = ()) -> None:
     """The command line of a benchmark file."""
     parser = argparse.ArgumentParser(description=f"Benchmark {topic}")
     parser.add_argument("--repeats", type=int, default=5)
@@ -49,9 +60,13 @@ def main(topic: str, measures: list[Measure]) -> None:
             found[name].append(json.loads(said.stdout.splitlines()[-1]))
     rows = [_row(measure, found[measure.name]) for measure in measures]
     print(_table(rows))
+    compared = [_compared(ratio, found) for ratio in ratios]
+    if compared:
+        print(_ratio_table(compared))
     if asked.write:
         RESULTS.mkdir(exist_ok=True)
         about = {"machine": _machine(), "date": str(dt.date.today()), "repeats": asked.repeats, "measures": rows}
+        about |= {"ratios": compared} if compared else {}
         (RESULTS / f"{topic}.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
 
 
@@ -83,6 +98,31 @@ def _table(rows: list[dict[str, Any]]) -> str:
         low, high = row["spread_s"]
         lines.append(
             f"| {row['name']} | {row['seconds']} | {low}-{high} | {row['limit_s']:g} | {row['peak_mb']} | {counted} |"
+        )
+    return "\n".join(lines)
+
+
+def _compared(ratio: Ratio, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    of, by = ([run["counted"]["samples/s"] for run in found[name]] for name in (ratio.of, ratio.by))
+    values = [a / b for a, b in zip(of, by, strict=True)]
+    return {
+        "of": ratio.of,
+        "by": ratio.by,
+        "samples/s": [round(statistics.median(of)), round(statistics.median(by))],
+        "ratio": round(statistics.median(values), 2),
+        "spread": [round(min(values), 2), round(max(values), 2)],
+        "wanted": ratio.wanted,
+        "note": ratio.note,
+    }
+
+
+def _ratio_table(compared: list[dict[str, Any]]) -> str:
+    lines = ["", "| ratio | samples/s | median | spread | wanted | note |", "|---|---|---|---|---|---|"]
+    for row in compared:
+        (of, by), (low, high) = row["samples/s"], row["spread"]
+        wanted = "" if row["wanted"] is None else row["wanted"]
+        lines.append(
+            f"| {row['of']} / {row['by']} | {of} / {by} | {row['ratio']} | {low}-{high} | {wanted} | {row['note']} |"
         )
     return "\n".join(lines)
 
