@@ -328,7 +328,7 @@ def test_a_run_with_chosen_shares_goes_on_as_if_it_had_not_stopped(shards: Path,
 # ---- What is refused
 
 
-def test_what_the_samples_do_not_allow_is_refused() -> None:
+def test_what_the_samples_do_not_allow_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     one = made_up([1] * 10, regions=[0] * 10)
     with pytest.raises(Problem, match="no region 'aa'") as caught:
         check_order(one, Data(region_weights={"aa": 2}))
@@ -342,6 +342,11 @@ def test_what_the_samples_do_not_allow_is_refused() -> None:
         check_order(both, Data(batch_size=4, s1_share=0.5))
     with pytest.raises(Problem, match="wants 0 s1 samples"):
         check_order(both, Data(batch_size=2, s1_share=0.05))
+    many = made_up([1] * 4000, regions=[0, 1] * 2000)
+    assert Order(many, "s2", Data(region_weights={"a": 1000}), 0).length == 2_002_000
+    monkeypatch.setattr("train.order.MOST_TURNS", 2_000_000)
+    with pytest.raises(Problem, match="an epoch of 2002000 samples"):
+        Order(many, "s2", Data(region_weights={"a": 1000}), 0)
     check_order(both, Data(batch_size=4, s1_share=0.3, region_weights={"a": 2}))
 
 

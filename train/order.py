@@ -40,6 +40,8 @@ MOST_TABLED = 2**20
 """Permutations of up to so many samples are tables (8 MB); those of more are computed place by place."""
 MOST_APART = 2**16
 """Longest stretch of two epochs that is kept free of repeats: the largest batch that may reach over both, less one."""
+MOST_TURNS = 3 * 10**9
+"""Longest epoch of weighted regions: the products in `turns` have 64 bits."""
 
 
 class Shuffle:
@@ -101,7 +103,7 @@ def turns(positions: np.ndarray, counts: list[int]) -> tuple[np.ndarray, np.ndar
     """Whose turn each position is, and the number of its turns before: (n,) int64 each.
 
     Of any sum(counts) positions in a row, `counts[k]` are k's, spread as evenly as whole turns allow: one after the
-    other, each k takes its share of those that are left. The sum must stay under 3e9 (64-bit products).
+    other, each k takes its share of those that are left. The sum is at most MOST_TURNS.
     """
     owner = np.full(len(positions), len(counts) - 1, np.int64)
     turn, left = np.empty(len(positions), np.int64), np.asarray(positions, np.int64)
@@ -116,7 +118,7 @@ def turns(positions: np.ndarray, counts: list[int]) -> tuple[np.ndarray, np.ndar
 
 
 class Order:
-    """The endless stream of one sensor's samples: rows by position. A policy is a pair of `length` and `_places`."""
+    """The endless stream of one sensor's samples: rows by position."""
 
     def __init__(self, samples: Samples, sensor: str, data: Data, seed: int) -> None:
         self.mine = np.flatnonzero(samples["sensor"] == sensor)
@@ -138,6 +140,9 @@ class Order:
             own = [(name, np.flatnonzero(names == name)) for name in weights]
             self._shuffles = [(rows, Shuffle(len(rows), seed, REGION, self._number, seed_of(n))) for n, rows in own]
             self._counts = [max(1, round(len(rows) * weights[name])) for name, rows in own]
+            if self.length > MOST_TURNS:
+                what = f"region_weights make an epoch of {self.length} samples, more than {MOST_TURNS}"
+                raise Problem(what, where="recipe, key 'data.region_weights'", fix="divide all weights by a number")
         else:
             self._shuffles = [(np.arange(len(self.mine)), Shuffle(len(self.mine), seed, PLAIN, self._number))]
 
