@@ -92,15 +92,37 @@ def read_part(store: Store, name: str) -> tuple[str, list[dict[str, Any]]]:
     return file_sha256(store.local(name)), table.to_pylist()
 
 
+MOST_OPEN = 1000
+"""Parts that are open at once: maps of files, of which a process may have some 65,000."""
+
+
+class Parts:
+    """Reads stored chips one by one; parts stay open, since opening one takes longer the more chips it has."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._open: dict[str, pa.RecordBatchFileReader] = {}
+
+    def read_chip(self, part: str, row: int, sensor: str, size_px: int) -> dict[str, np.ndarray]:
+        """The stored arrays of one chip, by group, without reading its neighbours."""
+        try:
+            if part not in self._open:
+                if len(self._open) >= MOST_OPEN:
+                    self._open.pop(next(iter(self._open)))
+                self._open[part] = _open_part(self._store, part)
+            batch = self._open[part].get_batch(row)
+        except (pa.ArrowInvalid, OSError) as error:
+            fix = "make redo STAGE=pixels REGION=… cuts what is damaged again"
+            raise Problem(f"{part} is damaged: {error}", where=self._store.root, fix=fix, code=4) from None
+        kind = np.dtype(DTYPE[sensor]).newbyteorder("<")
+        return {
+            group.name: np.frombuffer(batch.column(group.name)[0].as_buffer(), kind).reshape(
+                group_shape(group, size_px)
+            )
+            for group in GROUPS[sensor]
+        }
+
+
 def read_chip(store: Store, part: str, row: int, sensor: str, size_px: int) -> dict[str, np.ndarray]:
-    """The stored arrays of one chip, by group, without reading its neighbours."""
-    try:
-        batch = _open_part(store, part).get_batch(row)
-    except (pa.ArrowInvalid, OSError) as error:
-        fix = "make redo STAGE=pixels REGION=… cuts what is damaged again"
-        raise Problem(f"{part} is damaged: {error}", where=store.root, fix=fix, code=4) from None
-    kind = np.dtype(DTYPE[sensor]).newbyteorder("<")
-    return {
-        group.name: np.frombuffer(batch.column(group.name)[0].as_buffer(), kind).reshape(group_shape(group, size_px))
-        for group in GROUPS[sensor]
-    }
+    """The stored arrays of one chip, by group."""
+    return Parts(store).read_chip(part, row, sensor, size_px)

@@ -6,6 +6,7 @@ Layout and order of the bands: one array per native resolution, never resampled 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 from dataclasses import dataclass
@@ -56,9 +57,25 @@ def group_shape(group: Group, size_px: int) -> tuple[int, int, int]:
 
 def to_npy(array: np.ndarray) -> bytes:
     """`.npy` bytes, format 1.0, C order: the uncompressed member of a shard."""
+    return b"".join(npy_pieces(array))
+
+
+def npy_pieces(array: np.ndarray) -> tuple[bytes, memoryview]:
+    """The same in two pieces, header and little-endian pixels, which are not copied where they lie so already."""
+    return _npy_header(array.shape, array.dtype.newbyteorder("<").str), _bytes(array)
+
+
+@functools.cache
+def _npy_header(shape: tuple[int, ...], kind: str) -> bytes:
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    np.lib.format.write_array_header_1_0(buffer, {"shape": shape, "fortran_order": False, "descr": kind})
     return buffer.getvalue()
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """The little-endian bytes of an array in C order."""
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return memoryview(little.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
 def from_npy(data: bytes) -> np.ndarray:
@@ -70,7 +87,7 @@ def arrays_sha256(arrays: list[np.ndarray]) -> str:
     """sha256 (hex) of the raw little-endian bytes of a sample's arrays, in member order 10m, 20m, 60m."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        digest.update(_bytes(array))
     return digest.hexdigest()
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import json
 import math
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from harmonize.problem import Problem
 from pipeline.events import PART
-from pipeline.parts import read_chip
+from pipeline.parts import Parts
 from pipeline.receipt import canonical, digest
-from pipeline.sample import DTYPE, GROUPS, arrays_sha256, group_shape, quicklook_jpeg, to_npy
+from pipeline.sample import DTYPE, GROUPS, arrays_sha256, group_shape, npy_pieces, quicklook_jpeg
 from pipeline.store import file_sha256
 
 if TYPE_CHECKING:
@@ -86,13 +86,15 @@ def write_tar(work: Work, tar: Tar) -> TarReceipt:
     samples = tar.samples.to_pylist()
     region = work.region
     decides = [VERSION, region.captions.style, region.shards.quicklook]
-    key = digest([*decides, [[s["sha256"], canonical(record_of(s, region)), s[_text(region)]] for s in samples]])
+    records = [record_of(sample, region) for sample in samples]
+    said = [[s["sha256"], canonical(r), s[_text(region)]] for s, r in zip(samples, records, strict=True)]
+    key = digest([*decides, said])
     receipt = f"{RECEIPTS}/{tar.name}.json"
     done = _whole(work, receipt, tar.name, key)
     if done:
         return done
     with work.store.drafting(f"shards/{tar.name}") as draft:
-        _fill(draft, samples, work)
+        _fill(draft, samples, records, work)
         size, sha256, places = draft.stat().st_size, file_sha256(draft), _places(draft, samples)
         _still_planned(work, tar)
     done = TarReceipt(tar.name, len(samples), size, sha256, key, places)
@@ -100,12 +102,14 @@ def write_tar(work: Work, tar: Tar) -> TarReceipt:
     return done
 
 
-def _fill(draft: Path, samples: list[dict[str, Any]], work: Work) -> None:
-    with draft.open("wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in samples:
-                for member, data in members_of(sample, work):
-                    _add(tar, member, data)
+def _fill(draft: Path, samples: list[dict[str, Any]], records: list[dict[str, Any]], work: Work) -> None:
+    parts = Parts(work.store)
+    with draft.open("wb", buffering=1 << 20) as file:
+        for sample, record in zip(samples, records, strict=True):
+            for member, pieces in members_of(sample, record, parts, work.region):
+                _add(file, member, pieces)
+        # Two blocks of zeros end a tar, and more of them its last record, as tarfile has it.
+        file.write(bytes(2 * tarfile.BLOCKSIZE + -(file.tell() + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE))
         file.flush()
         os.fsync(file.fileno())
 
@@ -134,27 +138,53 @@ def _still_planned(work: Work, tar: Tar) -> None:
         )
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """A member whose header holds nothing but its name and size, so that a rebuilt tar has the same bytes."""
+def _add(file: BinaryIO, name: str, pieces: Sequence[bytes | memoryview]) -> None:
+    size = sum(map(len, pieces))
+    file.write(_header(name, size))
+    for piece in pieces:
+        file.write(piece)
+    file.write(bytes(-size % tarfile.BLOCKSIZE))
+
+
+def _header(name: str, size: int) -> bytes:
+    """A member's header as tarfile makes it, USTAR: it holds nothing but name and size, so that a rebuilt tar has the
+    same bytes. Made from one without a name, since tarfile takes as long for a header as the disk for its arrays."""
+    known = name.encode()
+    if len(known) >= tarfile.LENGTH_NAME:
+        return _info(name, size).tobuf(tarfile.USTAR_FORMAT)
+    blank, checksum = _nameless(size)
+    return b"".join((known, blank[len(known) : 148], b"%06o\0 " % (checksum + sum(known)), blank[156:]))
+
+
+@functools.lru_cache(4096)
+def _nameless(size: int) -> tuple[bytes, int]:
+    """A header and its checksum: the sum of its bytes, its own field (148 to 155) being blanks."""
+    header = _info("", size).tobuf(tarfile.USTAR_FORMAT)
+    return header, sum(header[:148]) + sum(header[156:]) + 8 * ord(" ")
+
+
+def _info(name: str, size: int) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
-    info.size, info.mtime, info.mode = len(data), 0, 0o644
-    tar.addfile(info, io.BytesIO(data))
+    info.size, info.mtime, info.mode = size, 0, 0o644
+    return info
 
 
-def members_of(sample: dict[str, Any], work: Work) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each member of a sample, in the order of DESIGN §5."""
+def members_of(
+    sample: dict[str, Any], record: dict[str, Any], parts: Parts, region: Region
+) -> Iterator[tuple[str, Sequence[bytes | memoryview]]]:
+    """Name of each member and its bytes, in pieces of a sample, in the order of DESIGN §5."""
     key, sensor = sample["chip_id"], sample["sensor"]
-    arrays = read_chip(work.store, sample["part"], sample["row"], sensor, sample["size_px"])
+    arrays = parts.read_chip(sample["part"], sample["row"], sensor, sample["size_px"])
     if arrays_sha256([arrays[g.name] for g in GROUPS[sensor]]) != sample["sha256"]:
         raise Problem(
             f"the stored pixels of {key} are damaged", where=sample["part"], fix="make redo STAGE=pixels", code=4
         )
     for group in GROUPS[sensor]:
-        yield f"{key}.{group.name}.npy", to_npy(arrays[group.name])
-    yield f"{key}.txt", sample[_text(work.region)].encode()
-    yield f"{key}.json", (json.dumps(record_of(sample, work.region), sort_keys=True) + "\n").encode()
-    if work.region.shards.quicklook:
-        yield f"{key}.jpg", quicklook_jpeg(arrays, sensor)
+        yield f"{key}.{group.name}.npy", npy_pieces(arrays[group.name])
+    yield f"{key}.txt", [sample[_text(region)].encode()]
+    yield f"{key}.json", [(json.dumps(record, sort_keys=True) + "\n").encode()]
+    if region.shards.quicklook:
+        yield f"{key}.jpg", [quicklook_jpeg(arrays, sensor)]
 
 
 def _text(region: Region) -> str:
@@ -179,10 +209,19 @@ def record_of(sample: dict[str, Any], region: Region) -> dict[str, Any]:
 
 def _places(draft: Path, samples: list[dict[str, Any]]) -> dict[str, list[int | None]]:
     """Offset and length of every array, read back from the finished tar."""
-    with tarfile.open(draft, "r:") as tar:
-        found = {member.name: {"offset": member.offset_data, "length": member.size} for member in tar}
+    with draft.open("rb") as file:
+        found = {name: {"offset": start, "length": size} for name, start, size in _walked(file)}
     places: dict[str, list[int | None]] = {}
     for column in PLACES:
         what, group = column.split("_")
         places[column] = [found.get(f"{s['chip_id']}.{group}.npy", {}).get(what) for s in samples]
     return places
+
+
+def _walked(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of each member, from the headers alone: tarfile takes longer for them than for writing."""
+    while (header := file.read(tarfile.BLOCKSIZE)).strip(b"\0"):
+        name, prefix = (header[a:b].rstrip(b"\0").decode() for a, b in ((0, 100), (345, 500)))
+        size, start = int(header[124:135], 8), file.tell()
+        yield f"{prefix}/{name}" if prefix else name, start, size
+        file.seek(start + size + -size % tarfile.BLOCKSIZE)

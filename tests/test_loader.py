@@ -315,6 +315,24 @@ def test_missing_and_short_tars_are_skipped_if_asked(copy: Path) -> None:
     assert [line.split(":")[-1] for line in left.skipped] == [" 20 samples left out", " 4 samples left out"]
 
 
+def test_a_tar_that_may_not_be_opened_is_named_or_skipped(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def refuse(path: Path, flags: int) -> int:
+        if str(path).endswith("val-s2-000000.tar"):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags)
+
+    monkeypatch.setattr(os, "open", refuse)  # root may open everything
+    samples = open_shards([copy])
+    with pytest.raises(Problem, match="cannot be opened: Permission denied") as caught:
+        Reader(samples).read(samples.of("val"))
+    assert "val-s2-000000.tar" in caught.value.where
+    left = open_shards([copy], skip_bad=True)
+    assert len(left) == len(samples) - 4
+    assert "4 samples left out" in left.skipped[0]
+
+
 def test_nothing_is_skipped_where_nothing_is_wrong(shards: Path) -> None:
     whole, asked = open_shards([shards]), open_shards([shards], skip_bad=True)
     assert asked.skipped == ()

@@ -72,29 +72,38 @@ class Reader:
     def unreadable(self) -> np.ndarray:
         """bool (N,): samples whose arrays are not where the index says, or are no arrays that `read_into` takes.
 
-        Only the headers are read; whether pixels were changed is for `make verify` to find.
+        Only the headers are read; whether pixels were changed is for `make verify` to find. Tars of a bucket are not
+        looked at: they are checked whole when they are fetched.
         """
         bad = np.zeros(len(self._samples), bool)
         for sensor in set(self._samples["sensor"]):
             rows = np.flatnonzero(self._samples["sensor"] == sensor)
             places = _Places(self._samples, rows, self.shapes(sensor), DTYPE[sensor])
+            wrong = np.any(places.wrong_lengths(), axis=0)
+            bad[rows[wrong]] = True
             for tar, ks in places.by_tar():
-                with self._descriptor(tar) as file:
-                    size = os.fstat(file).st_size
-                    for k in ks:
-                        bad[rows[k]] = not self._is_readable(places, k, file, size)
+                if not self._samples.files[tar].url:
+                    some = [k for k in ks if not wrong[k]]
+                    bad[rows[some]] = self._unreadable(places, tar, some)
         return bad
 
-    def _is_readable(self, places: _Places, k: int, file: int, size: int) -> bool:
+    def _unreadable(self, places: _Places, tar: int, ks: list[int]) -> list[bool]:
         try:
-            places.check_lengths(k)
-            for group, header in enumerate(places.headers[:, k].tolist()):
-                start = int(places.starts[group, k])
+            with self._descriptor(tar) as file:
+                size = os.fstat(file).st_size
+                return [not self._is_readable(places, k, file, size) for k in ks]
+        except Problem:  # not one of its samples can be read
+            return [True] * len(ks)
+
+    def _is_readable(self, places: _Places, k: int, file: int, size: int) -> bool:
+        for group, header in enumerate(places.headers[:, k].tolist()):
+            start = int(places.starts[group, k])
+            try:
                 self._check_header(places, group, k, os.pread(file, header, start))
-                if start + header + places.sizes[group] > size:
-                    return False
-        except Problem:
-            return False
+            except Problem:
+                return False
+            if start + header + places.sizes[group] > size:
+                return False
         return True
 
     def _fill(self, samples: Samples, rows: np.ndarray, out: dict[str, np.ndarray]) -> None:
@@ -108,6 +117,9 @@ class Reader:
         for tar, ks in places.by_tar():
             try:
                 with self._descriptor(tar) as file:
+                    # All at once, so that a disk has something to choose from; of what is in memory it costs nothing.
+                    for k in ks if hasattr(os, "posix_fadvise") else ():
+                        os.posix_fadvise(file, starts[k], layouts[k].span, os.POSIX_FADV_WILLNEED)
                     for k in ks:
                         layouts[k].read(file, starts[k], views, k, places.where)
                         for group, header in enumerate(layouts[k].headers):
@@ -169,14 +181,14 @@ class _Places:
         for some in np.split(order, np.flatnonzero(np.diff(self.tars[order])) + 1):
             yield int(self.tars[some[0]]), some.tolist()
 
-    def check_lengths(self, k: int | None = None) -> None:
-        """Raises Problem where the index cannot be right: of all samples, or of one."""
-        chosen = slice(k, None if k is None else k + 1)
-        wrong = (self.headers <= 10) | (self.headers > HEADER_BYTES) | (self.starts < 0)
-        for group, at in np.argwhere(wrong[:, chosen]):
-            where = self.where(at + (k or 0))
+    def wrong_lengths(self) -> np.ndarray:
+        """bool (groups, B): where the index cannot be right."""
+        return (self.headers <= 10) | (self.headers > HEADER_BYTES) | (self.starts < 0)
+
+    def check_lengths(self) -> None:
+        for group, k in np.argwhere(self.wrong_lengths()):
             what = f"the index has no place for a sample's {self.dtype} {self.shapes[group]}"
-            raise Problem(what, where=where, fix=AGAIN, code=4)
+            raise Problem(what, where=self.where(k), fix=AGAIN, code=4)
 
     def layouts(self) -> list[_Layout]:
         """How each sample lies in its tar; those that lie alike, nearly always all, share one."""
@@ -208,6 +220,8 @@ class _Layout:
             call.arrays.append((len(call.pieces) + 1, group))
             call.pieces += [header, b""]
             call.length = end - call.start
+        self.span = max(0, end)
+        """Bytes from the first array's start to the last one's end."""
 
     def read(self, file: int, start: int, views: list[memoryview], k: int, where: Callable[[int], str]) -> None:
         """Sample k of a batch: its arrays into the batch's bytes, its headers into `headers`."""
@@ -253,7 +267,8 @@ def _parse_header(header: bytes, where: str) -> tuple[tuple[int, ...], np.dtype]
 def _descriptors() -> int:
     import resource
 
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 16 if most == resource.RLIM_INFINITY else most
 
 
 def _close_all(files: dict[int, int]) -> None:
