@@ -161,11 +161,15 @@ def test_order_is_a_function_of_the_position(shards: Path) -> None:
 
 def test_no_batch_holds_a_sample_twice(shards: Path) -> None:
     train = open_shards([shards]).of("train", "s1")
-    batches = Batches(train, Data(batch_size=5), 0)  # 14 samples: two whole batches and four that wait
-    assert batches.steps_per_epoch == 2
-    seen = [list(batches.batch("s1", step).cells) for step in range(40)]
+    batches = Batches(train, Data(batch_size=5), 0)  # 14 samples: the third batch takes one of the second epoch
+    assert batches.steps_per_epoch == 3
+    seen = [list(batches.batch("s1", step).cells) for step in range(42)]
     assert all(len(set(cells)) == 5 for cells in seen)
-    assert len({cell for cells in seen for cell in cells}) == 14
+    stream = [cell for cells in seen for cell in cells]
+    assert all(len(set(stream[k : k + 14])) == 14 for k in range(0, len(stream), 14))
+    large = Batches(train, Data(batch_size=6), 0)  # over a third of them: the last two of an epoch wait
+    assert large.steps_per_epoch == 2
+    assert all(len(set(large.batch("s1", step).cells)) == 6 for step in range(40))
 
 
 def test_balanced_sampling_evens_out_classes(shards: Path) -> None:

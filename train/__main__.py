@@ -65,6 +65,7 @@ def fit(
 ) -> None:
     """Train a recipe on shards. The same call again goes on where it was, or says that it is done."""
     from train import run as runs_of
+    from train.order import check_order
     from train.recipe import load_recipe
     from train.shards import sensors_of, wanted_split
 
@@ -88,6 +89,7 @@ def fit(
         )
     if unlabelled:
         say(f"{unlabelled} training chips have no class above min_share and so no caption: not used")
+    check_order(train.where(train["label_mask"] != 0), loaded.data)
     if len(sensors_of(train)) < 2:
         say(f"only {sensors_of(train)[0]} is in these shards: the other sensor's tower is not trained")
     from train.loader import loading_of

@@ -1,19 +1,22 @@
 """Batches: which samples, which text, in which order. All of it a function of (seed, sensor, position).
 
-A position counts the samples of one sensor since the start of the run; epoch and place in the epoch follow from it.
-So a run resumes by its step number alone, and reads exactly the samples it had not read.
+A position counts the samples of one sensor since the start of the run (train/order.py says what comes where). So a run
+resumes by one number per sensor, and reads exactly the samples it had not read.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from harmonize.problem import Problem
 from harmonize.views import seed_of, subset_view, synonym_view
-from harmonize.vocabulary import CLASSES
 from pipeline.sample import SENSORS
+from train.draws import counter
+from train.order import Order, batch_sizes
 from train.recipe import Data
 from train.shards import Reader, Samples
 
@@ -38,79 +41,88 @@ class Batch:
     cells: np.ndarray
 
 
-def counter(seed: int, *where: int) -> np.random.Generator:
-    """A generator of its own for one place of a run: nothing depends on how many numbers were drawn before."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *where])))
+class Batches:
+    """Batches of the train split, one per sensor and step: the share that one rank of `world` reads.
 
-
-class Order:
-    """Endless order of one sensor's samples.
-
-    plain: every epoch a new permutation. balanced: each draw takes a class uniformly among those that occur, then one
-    of its samples uniformly, so that rare crisis classes are seen as often as crops.
+    Steps count from 0. `resume` says which samples a step has if the run did not come here in these very batches.
     """
 
-    def __init__(self, samples: Samples, sensor: str, data: Data, seed: int) -> None:
-        self.mine = np.flatnonzero(samples["sensor"] == sensor)
-        self._number, self._data, self._seed = SENSORS.index(sensor), data, seed
-        masks = samples["label_mask"][self.mine].astype(np.int64)
-        holders = [np.flatnonzero(masks >> k & 1) for k in range(len(CLASSES))]
-        self._holders = [h for h in holders if len(h)]
-        self._epoch, self._permutation = -1, np.zeros(0, np.int64)
-
-    def at(self, positions: np.ndarray) -> np.ndarray:
-        """Rows of the samples at these positions."""
-        return self.mine[np.array([self._one(int(p)) for p in positions], np.int64)]
-
-    def _one(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.mine))
-        if self._data.sampling == "balanced" and self._holders:
-            draw = counter(self._seed, 1, self._number, position)
-            holder = self._holders[int(draw.integers(len(self._holders)))]
-            return int(holder[int(draw.integers(len(holder)))])
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._permutation = counter(self._seed, 2, self._number, epoch).permutation(len(self.mine))
-        return int(self._permutation[place])
-
-
-class Batches:
-    """Batches of the train split, one per sensor and step."""
-
-    def __init__(self, samples: Samples, data: Data, seed: int) -> None:
+    def __init__(self, samples: Samples, data: Data, seed: int, rank: int = 0, world: int = 1) -> None:
+        assert 0 <= rank < world
         self.samples, self._data, self._seed = samples, data, seed
         self._reader = Reader(samples)
         self._orders = {s: Order(samples, s, data, seed) for s in SENSORS if (samples["sensor"] == s).any()}
+        self._sizes = batch_sizes({s: len(order.mine) for s, order in self._orders.items()}, data)
+        self._rank, self._world = rank, world
+        self._origin, self._starts = 0, dict.fromkeys(self._orders, 0)
 
     @property
     def sensors(self) -> list[str]:
         return list(self._orders)
 
     def size(self, sensor: str) -> int:
-        """Batch size of a sensor: never more than it has samples."""
-        return min(self._data.batch_size, len(self._orders[sensor].mine))
+        """Samples of a sensor in a step, those of all ranks together."""
+        return self._sizes[sensor]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of each sensor's loss in a step: all the same, or by samples where their proportion was chosen."""
+        if self._data.s1_share is None:
+            return dict.fromkeys(self._orders, 1.0)
+        return {sensor: self.size(sensor) / self._data.batch_size for sensor in self._orders}
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps until the sensor with the most batches has been seen once; the others repeat."""
-        return max(self._per_epoch(sensor) for sensor in self._orders)
+        return self.steps(1)
 
-    def _per_epoch(self, sensor: str) -> int:
-        """Whole batches in an epoch. Its last few samples wait for the next one, which has another order: a batch
-        never reaches over two epochs, so without balanced sampling it holds no sample twice."""
-        return len(self._orders[sensor].mine) // self.size(sensor)
+    def steps(self, epochs: int) -> int:
+        """Steps of so many epochs of the sensor with the most batches."""
+        return max(order.steps(epochs, self.size(sensor)) for sensor, order in self._orders.items())
+
+    def positions(self, sensor: str, step: int) -> np.ndarray:
+        """Positions, int64, in a sensor's stream of what this rank reads at a step."""
+        size = self.size(sensor)
+        start = self._orders[sensor].position(step - self._origin, size, self._starts[sensor])
+        return start + np.arange(size * self._rank // self._world, size * (self._rank + 1) // self._world)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Where the streams are after the first `step` steps: for JSON, the same on every rank."""
+        ends = dict(self._starts)
+        if step > self._origin:
+            ends = {
+                s: order.position(step - 1 - self._origin, self.size(s), self._starts[s]) + self.size(s)
+                for s, order in self._orders.items()
+            }
+        return {"step": step, "positions": ends, "stream": self._stream}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a state, whatever the ranks, workers and batch size it was saved with.
+
+        Raises Problem for a state of other streams: a position says nothing about them.
+        """
+        if state["stream"] != self._stream:
+            was, now = (json.dumps(stream, sort_keys=True) for stream in (state["stream"], self._stream))
+            what = f"the run's samples came in another order: {was}, and now {now}"
+            raise Problem(what, fix="use the recipe and the shards that the run began with, or begin another run")
+        self._origin, self._starts = int(state["step"]), {s: int(state["positions"][s]) for s in self._orders}
+
+    @property
+    def _stream(self) -> dict[str, Any]:
+        """What the streams are made of, besides the samples themselves (run.json holds these by hash)."""
+        return {
+            "seed": self._seed, "sampling": self._data.sampling, "region_weights": self._data.region_weights,
+            "samples": {s: len(order.mine) for s, order in self._orders.items()},
+        }  # fmt: skip
 
     def batch(self, sensor: str, step: int) -> Batch:
-        """The batch of a sensor at a step, read; steps count from 0."""
+        """This rank's share of a sensor's batch at a step, read."""
         plan = self.plan(sensor, step)
         return replace(plan, arrays=self._reader.read(self.samples.where(plan.rows)))
 
     def plan(self, sensor: str, step: int) -> Batch:
         """The same batch without its arrays: what it holds is decided, no tar is touched."""
-        size = self.size(sensor)
-        epoch, place = divmod(step, self._per_epoch(sensor))
-        start = epoch * len(self._orders[sensor].mine) + place * size
-        positions = np.arange(start, start + size)
+        positions = self.positions(sensor, step)
         rows = self._orders[sensor].at(positions)
         chosen = self.samples.where(rows)
         texts, masks = self._texts(chosen, SENSORS.index(sensor), positions)

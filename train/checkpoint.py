@@ -36,8 +36,13 @@ def write_parts(path: Path, parts: Iterable[bytes]) -> None:
         draft.unlink(missing_ok=True)
 
 
-def save_checkpoint(run: Path, step: int, model: Closp, optimiser: torch.optim.Optimizer) -> None:
-    """checkpoints/step-NNNNNNNN with all that a run needs to go on as if it had never stopped."""
+def save_checkpoint(
+    run: Path, step: int, model: Closp, optimiser: torch.optim.Optimizer, order: dict[str, Any]
+) -> None:
+    """checkpoints/step-NNNNNNNN with all that a run needs to go on as if it had never stopped.
+
+    order: where the streams of samples are (`Batches.state`).
+    """
     import torch
     from safetensors.torch import save
 
@@ -59,7 +64,7 @@ def save_checkpoint(run: Path, step: int, model: Closp, optimiser: torch.optim.O
     write_whole(draft / "model.safetensors", save(weights))
     write_whole(draft / "optimiser.safetensors", save(tensors))
     write_whole(draft / "random.safetensors", save(randomness))
-    about = {"step": step, "groups": state["param_groups"]}
+    about = {"step": step, "groups": state["param_groups"], "order": order}
     write_whole(draft / "state.json", (json.dumps(about, sort_keys=True) + "\n").encode())
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
@@ -70,6 +75,12 @@ def save_checkpoint(run: Path, step: int, model: Closp, optimiser: torch.optim.O
 def checkpoints(run: Path) -> list[Path]:
     """Whole checkpoints of a run, oldest first; what a killed run left half done is not among them."""
     return sorted(p for p in (run / "checkpoints").glob("step-*") if (p / "state.json").exists())
+
+
+def order_of(folder: Path) -> dict[str, Any]:
+    """Where the streams of samples are at a checkpoint (`Batches.resume`)."""
+    order: dict[str, Any] = json.loads((folder / "state.json").read_text())["order"]
+    return order
 
 
 def load_checkpoint(folder: Path, model: Closp, optimiser: torch.optim.Optimizer) -> int:

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES
-from train.batches import Batch, Batches, counter
-from train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from train.batches import Batch, Batches
+from train.checkpoint import checkpoints, load_checkpoint, order_of, save_checkpoint
+from train.draws import counter
 from train.loader import Loader, Loading, training_loader
-from train.loss import each_class, multi_positive, one_to_one, relation, same_place
+from train.loss import each_class, mean_loss, multi_positive, one_to_one, relation, same_place
 from train.model import Closp, save_model
 from train.recipe import Optim, Recipe
 from train.shards import Samples
@@ -65,11 +66,12 @@ def fit(
     torch.backends.cudnn.benchmark = False
     model = model.to(device)
     batches = Batches(train, recipe.data, recipe.seed)
-    total = recipe.optim.steps or recipe.optim.epochs * batches.steps_per_epoch
+    total = recipe.optim.steps or batches.steps(recipe.optim.epochs)
     training = Training(recipe, model, batches, optimiser_of(model, recipe.optim), device, total)
     saved = checkpoints(run)
     training.started = load_checkpoint(saved[-1], model, training.optimiser) if saved else 0
     if training.started:
+        batches.resume(order_of(saved[-1]))
         print(f"{run}: going on after step {training.started} of {total}", file=sys.stderr)
     _cut(run / "metrics.jsonl", training.started)
     end = min(total, stop_at or total)
@@ -94,7 +96,7 @@ def _one_step(training: Training, step: int, loader: Loader[Batch], run: Path, s
             _append(run / "metrics.jsonl", {"step": done, **found})
     if done % recipe.checkpoint_steps == 0 or done == training.total:
         _append(run / "speed.jsonl", {"step": done, **_speed(training)})
-        save_checkpoint(run, done, training.model, training.optimiser)
+        save_checkpoint(run, done, training.model, training.optimiser, training.batches.state(done))
 
 
 def _validation_steps(training: Training) -> int:
@@ -122,7 +124,7 @@ def train_step(training: Training, step: int, loader: Iterator[Batch]) -> dict[s
         training.speed["images"] += len(batch.texts)
         with torch.autocast(training.device.type, torch.bfloat16, enabled=training.mixed):
             losses[sensor] = batch_loss(model, batch, recipe, training.device)
-    loss = torch.stack(list(losses.values())).mean()
+    loss = mean_loss(losses, training.batches.weights)
     training.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.clip)

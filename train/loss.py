@@ -66,3 +66,12 @@ def same_place(cells: list[str], device: torch.device) -> Tensor:
     number = {cell: k for k, cell in enumerate(dict.fromkeys(cells))}
     index = torch.tensor([number[c] for c in cells], device=device)
     return index[:, None] == index[None, :]
+
+
+def mean_loss(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """Of the losses of a step's batches, by sensor, weighted; the plain mean where all weights are 1."""
+    values = torch.stack(list(losses.values()))
+    if all(weights[sensor] == 1 for sensor in losses):
+        return values.mean()
+    shares = torch.tensor([weights[sensor] for sensor in losses], device=values.device)
+    return (values * shares).sum() / shares.sum()

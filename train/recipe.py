@@ -82,6 +82,13 @@ class Data(Manifest):
     """caption: the chip's caption. subsets: half of the time a random part of its classes, in random order. synonyms:
     as subsets, and each class of the part by its name or a synonym."""
     sampling: Literal["plain", "balanced"] = "plain"
+    """plain: every sample once an epoch. balanced: each class equally likely, then each of its samples. More is in
+    train/order.py."""
+    region_weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(default_factory=dict)
+    """How many times as often a region's samples come as they would; of regions that are not named, once."""
+    s1_share: float | None = Field(default=None, gt=0, lt=1)
+    """S1's share of a step's 2 x batch_size samples; the loss is then the mean over samples. Without it each sensor
+    has batch_size of them, or as many as there are, and the loss is the mean over sensors."""
     flips: bool = True
 
 
