@@ -2,8 +2,8 @@
 
 Copied out of memory maps: of a warm page cache in two thirds of the time that system calls take (30 and 47 us for a
 sample of 160 kB, measured), and other threads run meanwhile. A disk is asked for a tar's share of a batch beforehand. A
-map has one danger: a tar that is cut short in its place while it is copied ends the process. Ours are replaced by another
-file, never written to, and each is looked at before and after every batch.
+map has one danger: a tar that is cut short in its place while it is copied ends the process. Ours are replaced by other
+files, never written to, and each is looked at before and after every batch.
 """
 
 from __future__ import annotations
