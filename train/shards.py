@@ -36,6 +36,7 @@ class Samples:
     """`columns['tar']` counts into these."""
     size_px: int
     regions: tuple[str, ...]
+    """`columns['region']` counts into these."""
     sha256: str
     """Of all indexes together: what a run and its cached embeddings belong to."""
     synthetic: bool = False
@@ -85,8 +86,11 @@ def open_shards(folders: Sequence[Path | str], skip_bad: bool = False, cache: Pa
         )
     files: list[TarFile] = []
     rows: list[dict[str, np.ndarray]] = []
+    regions = tuple(dict.fromkeys(part.about["region"] for part in parts))
     for part in parts:
-        rows.append(_columns(part, len(files)))
+        columns = _columns(part, len(files))
+        columns["region"] = np.full(len(columns["tar"]), regions.index(part.about["region"]), np.int16)
+        rows.append(columns)
         files += part.files.values()
     merged = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
     order = np.argsort(merged["chip_id"].astype(str), kind="stable")
@@ -95,7 +99,6 @@ def open_shards(folders: Sequence[Path | str], skip_bad: bool = False, cache: Pa
     merged = _unique(merged, list(tars))
     _check_leak(merged)
     digest = hashlib.sha256("".join(sorted(p.about["index"]["sha256"] for p in parts)).encode()).hexdigest()
-    regions = tuple(dict.fromkeys(part.about["region"] for part in parts))
     synthetic = any(part.about.get("synthetic") is True for part in parts)
     samples = Samples(merged, tars, sizes.pop(), regions, digest, synthetic, tuple(files))
     return _without_bad(samples, [line for part in parts for line in part.skipped]) if skip_bad else samples
