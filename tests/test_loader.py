@@ -316,14 +316,14 @@ def test_missing_and_short_tars_are_skipped_if_asked(copy: Path) -> None:
 
 
 def test_a_tar_that_may_not_be_opened_is_named_or_skipped(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = os.open
+    opened = Path.open
 
-    def refuse(path: Path, flags: int) -> int:
-        if str(path).endswith("val-s2-000000.tar"):
+    def refuse(path: Path, *words: str, **more: str | None) -> object:
+        if path.name == "val-s2-000000.tar":
             raise PermissionError(13, "Permission denied")
-        return opened(path, flags)
+        return opened(path, *words, **more)
 
-    monkeypatch.setattr(os, "open", refuse)  # root may open everything
+    monkeypatch.setattr(Path, "open", refuse)  # root may open everything
     samples = open_shards([copy])
     with pytest.raises(Problem, match="cannot be opened: Permission denied") as caught:
         Reader(samples).read(samples.of("val"))
@@ -412,6 +412,11 @@ def test_a_bucket_is_read_tar_by_tar_through_a_cache(bucket: str, shards: Path, 
     found = list(tmp_path.rglob("*.tar"))
     assert [path.name[17:] for path in found] == ["train-s2-000000.tar"], "one tar of the four"
     assert Shares(there).of(0) == Shares(here).of(0)
+    import fsspec
+
+    fsspec.filesystem("memory").rm_file(bucket.removeprefix("memory:/") + "/train-s2-000000.tar")
+    again = open_shards([bucket], cache=tmp_path).of("train", "s2")
+    assert Reader(again).read(again)["10m"].tobytes() == Reader(here).read(here)["10m"].tobytes(), "from the cache"
 
 
 def test_a_tar_in_a_bucket_that_is_not_the_right_one_is_refused(bucket: str, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Batches that are there before they are asked for: threads read some ahead, in an order that is settled before.
 
-Threads, not processes: reading is one system call a sample, in which other threads run, and batches need not be copied
-from one process to another (tests/benchmarks/loader_rows.py measures both). What a batch holds is a function of its
-number alone, so the number of threads changes nothing but the time.
+Threads, not processes: other threads run while one copies, and a batch need not be handed over to another
+process (tests/benchmarks/loader_rows.py measures both). What a batch holds is a function of its number alone, so the
+number of threads changes nothing but the time.
 """
 
 from __future__ import annotations
