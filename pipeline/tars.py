@@ -8,6 +8,7 @@ import math
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -97,24 +98,26 @@ def write_tar(work: Work, tar: Tar) -> TarReceipt:
     if done:
         return done
     with work.store.drafting(f"shards/{tar.name}") as draft:
-        _fill(draft, samples, records, work)
-        size, sha256, places = draft.stat().st_size, file_sha256(draft), _places(draft, samples)
+        with draft.open("wb", buffering=1 << 20) as file, ThreadPoolExecutor(1) as pool:
+            _fill(file, samples, records, work)
+            file.flush()
+            # The disk writes while the tar, still in memory, is hashed.
+            on_disk = pool.submit(os.fsync, file.fileno())
+            size, sha256, places = draft.stat().st_size, file_sha256(draft), _places(draft, samples)
+            on_disk.result()
         _still_planned(work, tar)
     done = TarReceipt(tar.name, len(samples), size, sha256, key, places)
     work.store.write(receipt, canonical(asdict(done)).encode())
     return done
 
 
-def _fill(draft: Path, samples: list[dict[str, Any]], records: list[dict[str, Any]], work: Work) -> None:
+def _fill(file: BinaryIO, samples: list[dict[str, Any]], records: list[dict[str, Any]], work: Work) -> None:
     parts = Parts(work.store)
-    with draft.open("wb", buffering=1 << 20) as file:
-        for sample, record in zip(samples, records, strict=True):
-            for member, pieces in members_of(sample, record, parts, work.region):
-                _add(file, member, pieces)
-        # Two blocks of zeros end a tar, and more of them its last record, as tarfile has it.
-        file.write(bytes(2 * tarfile.BLOCKSIZE + -(file.tell() + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE))
-        file.flush()
-        os.fsync(file.fileno())
+    for sample, record in zip(samples, records, strict=True):
+        for member, pieces in members_of(sample, record, parts, work.region):
+            _add(file, member, pieces)
+    # Two blocks of zeros end a tar, and more of them its last record, as tarfile has it.
+    file.write(bytes(2 * tarfile.BLOCKSIZE + -(file.tell() + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE))
 
 
 def _whole(work: Work, receipt: str, name: str, key: str) -> TarReceipt | None:
