@@ -358,16 +358,23 @@ def test_an_index_that_points_elsewhere_is_refused(shards: Path) -> None:
 
 
 class Boom:
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
     def __reduce__(self) -> tuple:
-        return (os.mkdir, ("/tmp/never-made-by-a-pickle",))
+        return (os.mkdir, (str(self.made),))
 
 
-def test_a_pickle_in_a_tar_is_never_opened(copy: Path) -> None:
+def test_a_pickle_in_a_tar_is_never_opened(copy: Path, tmp_path: Path) -> None:
     import pickle
+
+    made = tmp_path / "made-by-a-pickle"
+    pickle.loads(pickle.dumps(Boom(made)))  # noqa: S301  our own: it would show
+    made.rmdir()
 
     buffer = io.BytesIO((copy / "train-s2-000000.tar").read_bytes())
     with tarfile.open(fileobj=buffer, mode="a", format=tarfile.USTAR_FORMAT) as tar:
-        data = pickle.dumps(Boom())
+        data = pickle.dumps(Boom(made))
         info = tarfile.TarInfo("evil.pkl")
         info.size = len(data)
         tar.addfile(info, io.BytesIO(data))
@@ -375,7 +382,7 @@ def test_a_pickle_in_a_tar_is_never_opened(copy: Path) -> None:
     samples = open_shards([copy])
     with all_of(samples, 10, CPU) as chunks:
         assert sum(len(chunk.rows) for chunk in chunks) == len(samples)
-    assert not Path("/tmp/never-made-by-a-pickle").exists()
+    assert not made.exists()
 
 
 def test_a_shard_that_shards_json_does_not_name_is_refused(copy: Path) -> None:
