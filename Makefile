@@ -25,7 +25,7 @@ run     = $(if $(RUN),--run $(RUN))
 need    = $(if $(strip $($(1))),,$(error $(1) is missing: $(2)))
 region  = $(call need,REGION,make $@ REGION=manifests/regions/<name>.toml)
 
-.PHONY: help demo setup corpus shards train evaluate search status verify redo test bench lint clean
+.PHONY: help demo setup corpus shards train evaluate search status verify redo test soak bench lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ redo: $(VENV)/.ready  ## STAGE of REGION and everything after it again
 
 test: $(VENV)/.ready  ## the whole test suite, offline, no GPU
 	$(PY) -m pytest $(ARGS)
+
+soak: $(VENV)/.ready  ## the long form of the tests that try to break it (up to 90 minutes); prints the score
+	$(PY) -m pytest -m soak $(ARGS)
 
 bench: $(VENV)/.ready  ## measured runs (minutes): tables of tests/benchmarks; ARGS=--write keeps them as JSON
 	@for file in tests/benchmarks/*_rows.py; do $(PY) $$file $(ARGS); done

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,26 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pipeline.sandbox.build import build_world
 
     return build_world("tiny", tmp_path_factory.mktemp("out") / "sandbox")
+
+
+SCORES = pytest.StashKey[dict[str, tuple[int, int]]]()
+
+
+@pytest.fixture(scope="session")
+def score(pytestconfig: pytest.Config) -> Callable[[str, int, int], None]:
+    """`score(what, passed, total)`: a line of the table at the end; calls for one name add up."""
+    lines = pytestconfig.stash.setdefault(SCORES, {})
+
+    def add(what: str, passed: int, total: int) -> None:
+        before = lines.get(what, (0, 0))
+        lines[what] = (before[0] + passed, before[1] + total)
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The score, as measured in this run."""
+    if lines := config.stash.get(SCORES, {}):
+        terminalreporter.section(f"score, {dt.date.today()}")
+        for what, (passed, total) in sorted(lines.items()):
+            terminalreporter.write_line(f"{what}: {passed:,} of {total:,}")
