@@ -305,7 +305,9 @@ RATIOS = [
     Ratio("reader, cold", "bare memory maps, cold", None, "predicted 2: a batch is asked for at once"),
     Ratio("write a tar", "write by tarfile", 0.6, "predicted 0.7: pixels are read and hashed, the tar is hashed"),
     Ratio("write a tar", "write of the same bytes", None, "one write of 200 MB from memory, nothing hashed"),
-    Ratio("write a tar", "write of the same bytes, hashed twice", None, "predicted 0.7: what no writer with hashes beats"),
+    Ratio(
+        "write a tar", "write of the same bytes, hashed twice", None, "predicted 0.7: what no writer with hashes beats"
+    ),
     Ratio("write a tar with quick looks", "write a tar", None, "predicted 0.2: 2 ms a JPEG"),
 ]
 
