@@ -101,7 +101,7 @@ def test_members_may_lie_anywhere(copy: Path) -> None:
         for k in range(len(samples)):
             member = old[starts[k] : starts[k] + lengths[k]]
             header = member[:8] + (118 + 64).to_bytes(2, "little") + member[10:127] + b" " * 64 + b"\n"
-            new += b"x" * 9000
+            new += b"x" * 9000 + tarfile.TarInfo(f"{samples['chip_id'][k]}.{name}.npy").tobuf(tarfile.USTAR_FORMAT)
             columns[f"offset_{name}"][k] = len(new)
             new += header + member[128:]
     (copy / "train-s2-000000.tar").write_bytes(new)
@@ -277,6 +277,26 @@ def test_a_tar_that_changes_between_index_and_reading_is_named(copy: Path, how: 
         Reader(samples).read(samples)
 
 
+def test_another_builds_tar_of_the_same_size_is_refused_by_name_or_skipped(copy: Path, tmp_path: Path) -> None:
+    """Arrays are all as long, so the other tar has an array at every place that the index names."""
+    other = write_fake_shards(tmp_path / "other", COUNTS, first_col=1000)
+    name = "train-s2-000000.tar"
+    assert (other / name).stat().st_size == (copy / name).stat().st_size
+    shutil.copyfile(other / name, copy / name)
+    samples = open_shards([copy])
+    chip = samples.of("train", "s2")["chip_id"][0]
+    with (
+        pytest.raises(Problem, match="do not belong together") as caught,
+        all_of(samples.of("train", "s2"), 10, CPU) as c,
+    ):
+        list(c)
+    assert caught.value.code == 4
+    assert chip in caught.value.where
+    left = open_shards([copy], skip_bad=True)
+    assert not len(left.of("train", "s2"))
+    assert len(left) == len(samples) - 30
+
+
 def damaged(folder: Path, row: int = 3) -> str:
     """Spoil the header of one sample; its chip_id."""
     samples = open_shards([folder]).of("train", "s2")
@@ -298,7 +318,7 @@ def test_a_damaged_sample_is_refused_by_name_or_skipped_and_counted(copy: Path) 
     assert caught.value.code == 4
     left = open_shards([copy], skip_bad=True)
     assert set(samples["chip_id"]) - set(left["chip_id"]) == {chip}
-    assert left.skipped == (f"{copy / 'train-s2-000000.tar'} is damaged: 1 samples left out",)
+    assert left.skipped == (f"{copy / 'train-s2-000000.tar'} is damaged: 1 sample left out",)
     assert left.sha256 != samples.sha256, "a run of fewer samples is another run"
     with all_of(left, 10, CPU) as chunks:
         assert sum(len(chunk.rows) for chunk in chunks) == len(samples) - 1

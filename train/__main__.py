@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,7 +22,12 @@ from harmonize.problem import Problem
 if TYPE_CHECKING:
     from train.shards import Samples
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="From shards to a model, its measures, and a search. First: python -m train fit RECIPE SHARDS…",
+)
 
 Shards = Annotated[list[Path], typer.Argument(help="shard folders, e.g. data/real-samples/shards")]
 MaybeShards = Annotated[list[Path] | None, typer.Argument(help="shard folders; default: those of the run")]
@@ -53,13 +58,13 @@ def fit(
     runs: Runs = RUNS,
     run: Annotated[str | None, typer.Option("--run", help="name of the run; default <recipe>-<regions>")] = None,
     stop_at: Annotated[
-        int | None, typer.Option(help="end this call after so many steps; the same call goes on")
+        int | None, typer.Option(min=1, help="end this call after so many steps; the same call goes on")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=0, help="threads that read ahead; they change nothing but the time")
     ] = None,
     resident: Annotated[
-        str, typer.Option(help="keep the split on the device: auto (a GPU that has room), on, off")
+        Literal["auto", "on", "off"], typer.Option(help="keep the split on the device; auto: on a GPU that has room")
     ] = "auto",
     skip_bad: SkipBad = False,
 ) -> None:
@@ -92,16 +97,17 @@ def fit(
     check_order(train.where(train["label_mask"] != 0), loaded.data)
     if len(sensors_of(train)) < 2:
         say(f"only {sensors_of(train)[0]} is in these shards: the other sensor's tower is not trained")
-    from train.loader import loading_of
+    from train.loader import Loading
     from train.loop import fit as fit_loop
     from train.model import build_model
 
-    loading = loading_of(workers, resident)
+    loading = Loading(workers, resident=resident)
     model = build_model(loaded)  # before anything is written: a tower or weights may be missing
     runs_of.begin(folder, loaded, recipe, samples, shards)
     if fit_loop(loaded, samples, folder, model, stop_at, loading):
         runs_of.finish(folder)
-        say(f"{folder}: finished; next: make evaluate, make search QUERY=…")
+        where = "" if runs == RUNS else f" RUNS={runs}"
+        say(f"{folder}: finished; next: make evaluate{where}, make search{where} QUERY=…")
     else:
         say(f"{folder}: stopped at step {stop_at}; the same call goes on")
 

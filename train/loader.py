@@ -13,11 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from harmonize.problem import Problem
 from pipeline.sample import SENSORS
 from train.reader import Reader
 from train.resident import Resident, fits
@@ -50,8 +49,8 @@ class Loading:
 
     workers: int | None = None
     """Threads that read ahead. 0: none, a batch is read when it is asked for. None: as many as pay on this machine."""
-    ahead: int = 2
-    """Batches that are read before they are asked for."""
+    ahead: int | None = None
+    """Batches that are read before they are asked for; None: one per thread, and two at least."""
     resident: Stay = "auto"
     """Keep what was read once on the device. auto: on a GPU with four times as much free memory."""
 
@@ -59,13 +58,6 @@ class Loading:
     def threads(self) -> int:
         """One leaves the main thread a core of its own where there are two; more than four wait for memory."""
         return min(4, max(1, cores() - 1)) if self.workers is None else self.workers
-
-
-def loading_of(workers: int | None, resident: str) -> Loading:
-    """What a command line says. Raises Problem for a word that `resident` does not know."""
-    if resident not in get_args(Stay):
-        raise Problem(f"resident is {', '.join(get_args(Stay))}, not '{resident}'", fix="leave --resident out")
-    return Loading(workers, resident=cast(Stay, resident))
 
 
 def cores() -> int:
@@ -93,7 +85,8 @@ class Loader(Generic[P]):
         self._plan, self._count, self._keep, self._device = plan, count, keep, device
         loading = loading or Loading()
         self._reader = Reader(samples)
-        self._ahead = loading.ahead if loading.threads else 0
+        ahead = max(2, loading.threads) if loading.ahead is None else loading.ahead
+        self._ahead = ahead if loading.threads else 0
         self._pool = ThreadPoolExecutor(loading.threads, "loader") if loading.threads else None
         self._resident = Resident(samples, self._reader, device) if _stays(samples, device, loading) else None
         self._planning = threading.Lock()

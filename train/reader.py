@@ -8,9 +8,11 @@ files, never written to, and each is looked at before and after every batch.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import mmap
+import tarfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +40,7 @@ class Reader:
         self._samples = samples
         self._lock = threading.Lock()
         self._open: dict[int, mmap.mmap] = {}
+        """Maps of tars, the last used one last."""
         self._most_open = _descriptors() // 2
         self._good: set[tuple[bytes, tuple[int, ...], str]] = set()
         """Headers seen, each with the shape and type it was right for: parsed once."""
@@ -78,7 +81,7 @@ class Reader:
         for sensor in set(self._samples["sensor"]):
             rows = np.flatnonzero(self._samples["sensor"] == sensor)
             places = _Places(self._samples, rows, self.shapes(sensor), DTYPE[sensor])
-            wrong = np.any(places.wrong_lengths(), axis=0)
+            wrong = places.wrong.any(0)
             bad[rows[wrong]] = True
             for tar, ks in places.by_tar():
                 if not self._samples.files[tar].url:
@@ -96,9 +99,9 @@ class Reader:
     def _is_bad(self, places: _Places, k: int, held: mmap.mmap) -> bool:
         try:
             places.check_ends([k], len(held))
-            for group, header in enumerate(places.headers[:, k].tolist()):
-                start = int(places.starts[group, k])
-                self._check_header(places, group, k, held[start : start + header])
+            places.check_name(k, held)
+            for group, (starts, headers) in enumerate(zip(places.starts, places.headers, strict=True)):
+                self._check_header(places, group, k, held[starts[k] : starts[k] + headers[k]])
         except Problem:
             return True
         return False
@@ -117,6 +120,8 @@ class Reader:
                 with self._mapped(tar) as held:
                     places.check_ends(ks, len(held))
                     places.ask_for(ks, held)
+                    for k in ks:
+                        places.check_name(k, held)
                     self._copy(places, ks, np.frombuffer(held, np.uint8), batch)
             finally:
                 # After the reading, good or bad: a tar that was replaced may look damaged, and is said to be replaced.
@@ -124,7 +129,7 @@ class Reader:
 
     def _copy(self, places: _Places, ks: list[int], tar: np.ndarray, batch: list[np.ndarray]) -> None:
         for group, (array, size) in enumerate(zip(batch, places.sizes, strict=True)):
-            starts, headers = places.starts[group].tolist(), places.headers[group].tolist()
+            starts, headers = places.starts[group], places.headers[group]
             for k in ks:
                 pixels = starts[k] + headers[k]
                 self._check_header(places, group, k, tar[starts[k] : pixels].tobytes())
@@ -153,59 +158,73 @@ class Reader:
     def _mapped(self, tar: int) -> Iterator[mmap.mmap]:
         """A tar's map. Tars stay open, as many as half of the files that the system lets a process have."""
         with self._lock:
-            held = self._open.get(tar)
-            if held is None:
-                held = self._map(tar)
-                if len(self._open) < self._most_open:
-                    self._open[tar] = held
+            held = self._open.pop(tar, None)
+        held = self._map(tar) if held is None else held
+        with self._lock:
+            self._open[tar] = held
+            while len(self._open) > self._most_open:
+                del self._open[next(iter(self._open))]  # a batch that is using it keeps it
         yield held
 
 
 class _Places:
-    """Where the arrays of some samples of one sensor lie."""
+    """Where the arrays of some samples of one sensor lie. Python's integers: a batch has few samples of each tar, and
+    numpy takes longer to begin than to end then."""
 
     def __init__(self, samples: Samples, rows: np.ndarray, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> None:
         self._samples, self._rows, self.dtype = samples, rows, dtype
+        self._first = next(iter(shapes))
         self.shapes = list(shapes.values())
         self.sizes = [np.dtype(dtype).itemsize * math.prod(shape) for shape in self.shapes]
-        self.tars = samples["tar"][rows]
-        self.starts = np.stack([samples[f"offset_{name}"][rows] for name in shapes])
-        """(groups, B) bytes from the tar's start to each .npy member."""
+        self._tars = samples["tar"][rows]
+        starts = np.stack([samples[f"offset_{name}"][rows] for name in shapes])
         lengths = np.stack([samples[f"length_{name}"][rows] for name in shapes])
-        self.headers = lengths - np.array(self.sizes)[:, None]
-        """(groups, B) bytes of each .npy header, as the index has it."""
+        headers = lengths - np.array(self.sizes)[:, None]
+        self.wrong = (headers <= 10) | (headers > HEADER_BYTES) | (starts < tarfile.BLOCKSIZE)
+        """bool (groups, B): where the index cannot be right."""
+        self.starts: list[list[int]] = starts.tolist()
+        """groups x B: bytes from the tar's start to each .npy member."""
+        self.headers: list[list[int]] = headers.tolist()
+        """groups x B: bytes of each .npy header, as the index has it."""
+        self._low: list[int] = starts.min(0).tolist()
+        self._high: list[int] = (starts + lengths).max(0).tolist()
 
     def by_tar(self) -> Iterator[tuple[int, list[int]]]:
         """Each tar and which of the samples it holds, in the order they have there: so a disk likes it."""
-        order = np.lexsort((self.starts[0], self.tars))
-        for some in np.split(order, np.flatnonzero(np.diff(self.tars[order])) + 1):
-            yield int(self.tars[some[0]]), some.tolist()
-
-    def wrong_lengths(self) -> np.ndarray:
-        """bool (groups, B): where the index cannot be right."""
-        return (self.headers <= 10) | (self.headers > HEADER_BYTES) | (self.starts < 0)
+        order = np.lexsort((self.starts[0], self._tars))
+        for some in np.split(order, np.flatnonzero(np.diff(self._tars[order])) + 1):
+            yield int(self._tars[some[0]]), some.tolist()
 
     def check_lengths(self) -> None:
-        for group, k in np.argwhere(self.wrong_lengths()):
+        for group, k in np.argwhere(self.wrong):
             what = f"the index has no place for a sample's {self.dtype} {self.shapes[group]}"
             raise Problem(what, where=self.where(k), fix=AGAIN, code=4)
 
     def check_ends(self, ks: list[int], size: int) -> None:
         """Raises Problem for a sample that goes beyond its tar's end."""
-        for k in np.array(ks)[(self.ends()[:, ks] > size).any(0)]:
-            raise Problem("the tar ends before the sample does", where=self.where(k), fix=AGAIN, code=4)
+        for k in ks:
+            if self._high[k] > size:
+                raise Problem("the tar ends before the sample does", where=self.where(k), fix=AGAIN, code=4)
 
-    def ends(self) -> np.ndarray:
-        return self.starts + self.headers + np.array(self.sizes)[:, None]
+    def check_name(self, k: int, held: mmap.mmap) -> None:
+        """Raises Problem where another sample lies in this one's place: of another build, tars may have the same size
+        and arrays the same places. Its tar header, right before its first array, has its name.
+        """
+        start = self.starts[0][k] - tarfile.BLOCKSIZE
+        name = f"{self._samples['chip_id'][self._rows[k]]}.{self._first}.npy".encode()
+        if held[start : start + len(name) + 1] != name + b"\0":
+            found = held[start : start + tarfile.LENGTH_NAME].split(b"\0")[0].decode("ascii", "backslashreplace")
+            what = f"the index and its tar do not belong together: '{found}' is in its place"
+            raise Problem(what, where=self.where(k), fix="copy the whole folder again, or make shards again", code=4)
 
     def ask_for(self, ks: list[int], held: mmap.mmap) -> None:
         """Say what will be read, all at once, so that a disk has something to choose from."""
         if not hasattr(mmap, "MADV_WILLNEED"):
             return
-        first = self.starts[:, ks].min(0) // mmap.PAGESIZE * mmap.PAGESIZE
-        for start, end in zip(first.tolist(), self.ends()[:, ks].max(0).tolist(), strict=True):
-            if end - start <= MOST_ASKED:
-                held.madvise(mmap.MADV_WILLNEED, start, end - start)
+        for k in ks:
+            start = self._low[k] // mmap.PAGESIZE * mmap.PAGESIZE
+            if self._high[k] - start <= MOST_ASKED:
+                held.madvise(mmap.MADV_WILLNEED, start, self._high[k] - start)
 
     def where(self, k: int) -> str:
         row = int(self._rows[k])
@@ -227,7 +246,13 @@ def _parse_header(header: bytes, where: str) -> tuple[tuple[int, ...], np.dtype]
 
 
 def _descriptors() -> int:
+    """Files that this process may have open: as many as it may ask for, since a corpus has thousands of tars."""
     import resource
 
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 1 << 16 if most == resource.RLIM_INFINITY else most
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1 << 16 if hard == resource.RLIM_INFINITY else hard
+    if soft not in (resource.RLIM_INFINITY, most) and soft < most:
+        with contextlib.suppress(ValueError, OSError):  # a system may allow less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return most if soft == resource.RLIM_INFINITY else min(soft, 1 << 16)

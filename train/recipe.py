@@ -75,8 +75,8 @@ class Loss(Manifest):
 
 
 class Data(Manifest):
-    batch_size: Positive = 64
-    """Per sensor and step."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Per sensor and step. One image alone has nothing to be told from."""
     style: Literal["paper", "rich"] = "paper"
     views: Literal["caption", "subsets", "synonyms"] = "subsets"
     """caption: the chip's caption. subsets: half of the time a random part of its classes, in random order. synonyms:
@@ -84,7 +84,7 @@ class Data(Manifest):
     sampling: Literal["plain", "balanced"] = "plain"
     """plain: every sample once an epoch. balanced: each class equally likely, then each of its samples. More is in
     train/order.py."""
-    region_weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(default_factory=dict)
+    region_weights: dict[str, Annotated[float, Field(gt=0, le=1000, strict=True)]] = Field(default_factory=dict)
     """How many times as often a region's samples come as they would; of regions that are not named, once."""
     s1_share: float | None = Field(default=None, gt=0, lt=1)
     """S1's share of a step's 2 x batch_size samples; the loss is then the mean over samples. Without it each sensor
@@ -106,6 +106,12 @@ class Optim(Manifest):
     clip: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "fp32"] = "auto"
     """auto: bfloat16 autocast on a GPU, float32 on a CPU."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Optim:
+        if self.steps is not None and "epochs" in self.model_fields_set:
+            raise ValueError("steps and epochs both say how long | keep one of them")
+        return self
 
 
 class Asked(Manifest):
@@ -162,7 +168,10 @@ def load_recipe(path: Path) -> Recipe:
     """The recipe of a file. Raises Problem, naming file, key and fix, for what a person got wrong."""
     if not path.is_file():
         others = [str(p) for p in (*path.parent.glob("*.toml"), *Path("manifests/recipes").glob("*.toml"))]
+        others = [other for other in others if Path(other).name != "pyproject.toml"]
         fix = nearest(str(path), others) if others else "check the path"
+        if path.is_dir():
+            fix = "the recipe comes first, then the shard folders"
         raise Problem("there is no such recipe", where=str(path), fix=fix)
     try:
         text = path.read_text(encoding="utf-8")

@@ -154,7 +154,7 @@ def _open_one(named: Path | str, skip_bad: bool, cache: Path) -> _Part:
         if wrong and not skip_bad:
             raise wrong
         if wrong:
-            skipped.append(f"{wrong.what}: {shard['nsamples']} samples left out")
+            skipped.append(f"{wrong.what}: {_count(shard['nsamples'])} left out")
         else:
             files[name] = TarFile(folder / name, shard["bytes"], shard["sha256"])
     return _Part(about, table, files, skipped)
@@ -189,12 +189,16 @@ def _without_bad(samples: Samples, skipped: list[str]) -> Samples:
     bad = reader.unreadable()
     reader.close()
     for tar, count in zip(*np.unique(samples["tar"][bad], return_counts=True), strict=True):
-        skipped.append(f"{samples.files[tar].name} is damaged: {count} samples left out")
+        skipped.append(f"{samples.files[tar].name} is damaged: {_count(int(count))} left out")
     if not skipped:
         return samples
     left = samples.where(~bad)
     digest = hashlib.sha256("".join([samples.sha256, *left["chip_id"]]).encode()).hexdigest()
     return replace(left, sha256=digest, skipped=tuple(skipped))
+
+
+def _count(samples: int) -> str:
+    return f"{samples} sample{'' if samples == 1 else 's'}"
 
 
 def read_about(folder: Path) -> dict[str, Any]:

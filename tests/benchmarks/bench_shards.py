@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from pipeline.store import Store
 from pipeline.tars import PLAN, Tar
 from pipeline.work import Work
 from train.shards import Reader, Samples, open_shards
+from train.tar_file import TarFile
 
 KEPT = Path(tempfile.gettempdir()) / "closp-bench-loader"
-SAMPLES, TARS, GROUPS_H5, WRITTEN = 3000, 2, 600, 1200
+SAMPLES, TARS, MANY, GROUPS_H5, WRITTEN = 3000, 2, 2600, 600, 1200
 SAMPLE_BYTES = 160_000
 """Pixels of a sample: 2 x (4 x 120 x 120 + 6 x 60 x 60 + 2 x 20 x 20)."""
 PART = "pixels/bench.arrow"
@@ -65,6 +67,20 @@ def folder() -> Path:
 def samples() -> Samples:
     folder()
     return open_shards([KEPT / name / "shards" for name in "ab"[:TARS]])
+
+
+def many_tars() -> Samples:
+    """The same samples as if they lay in 2,600 tars, as 650,000 do: links, each of which is opened and mapped alone."""
+    found = samples()
+    folder = KEPT / "many"
+    folder.mkdir(exist_ok=True)
+    links = [folder / f"{k:04d}.tar" for k in range(MANY)]
+    for k, link in enumerate(links):
+        if not link.exists():
+            link.hardlink_to(found.tars[k % TARS])
+    place = np.random.default_rng(0).integers(MANY // TARS, size=len(found)) * TARS + found["tar"]
+    files = tuple(TarFile(link, link.stat().st_size, found.files[k % TARS].sha256) for k, link in enumerate(links))
+    return replace(found, columns={**found.columns, "tar": place}, tars=tuple(links), files=files)
 
 
 def tars() -> list[Path]:
