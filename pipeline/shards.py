@@ -6,7 +6,9 @@ Tables stay columns here: as Python rows, the chips of a country would take some
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -105,24 +107,48 @@ def _order(table: pa.Table, seed: int) -> list[int]:
 
     def place(sample: tuple[int, str, str, str]) -> tuple[int, int, bytes, str]:
         _, split, sensor, name = sample
-        key = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-        return SPLITS.index(split), SENSORS.index(sensor), key, name
+        return SPLITS.index(split), SENSORS.index(sensor), _key(seed, name), name
 
     columns = [table[name].to_pylist() for name in ("split", "sensor", "chip_id")]
     rows = zip(range(table.num_rows), *columns, strict=True)
     return [row[0] for row in sorted(rows, key=place)]
 
 
+def _key(seed: int, chip_id: str) -> bytes:
+    return hashlib.blake2b(f"{seed}:{chip_id}".encode(), digest_size=8).digest()
+
+
+FEW = 256
+"""Samples of a tar from which on tars are ranges of the hash: those of fewer would differ too much in size."""
+
+
 def plan_tars(samples: pa.Table, region: Region) -> list[tuple[str, int, int]]:
-    """Name, first sample and number of samples of each tar; samples are in order."""
+    """Name, first sample and number of samples of each tar; samples are in order.
+
+    A tar holds a range of the hash, so that a new chip changes one tar, not all that come after it. Only where so many
+    come that there is one tar more do all of that split and sensor change.
+    """
     kinds = Counter(zip(samples["split"].to_pylist(), samples["sensor"].to_pylist(), strict=True))
     tars, first = [], 0
     for (split, sensor), count in kinds.items():  # in the order of the samples
         each = samples_per_tar(sensor, region.size_px, region.shards.quicklook, region.shards.shard_mb)
-        for k, start in enumerate(range(0, count, each)):
-            tars.append((f"{split}-{sensor}-{k:06d}.tar", first + start, min(each, count - start)))
+        starts = list(range(0, count, each))
+        if each >= FEW:
+            names = samples["chip_id"].slice(first, count).to_pylist()
+            starts = _ranges([_key(region.shards.seed, name) for name in names], max(1, round(count / each)))
+        sizes = (end - start for start, end in itertools.pairwise([*starts, count]))
+        tars += [
+            (f"{split}-{sensor}-{k:06d}.tar", first + start, size)
+            for k, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        ]
         first += count
     return tars
+
+
+def _ranges(keys: list[bytes], number: int) -> list[int]:
+    """Where each of `number` equal ranges of 64-bit keys, which are in order, begins; ranges without a key are none."""
+    starts = (bisect.bisect_left(keys, ((k << 64) // number).to_bytes(8, "big")) for k in range(number))
+    return [start for start in dict.fromkeys(starts) if start < len(keys)]
 
 
 def _rows(samples: pa.Table, first: int, count: int) -> pa.Table:

@@ -61,7 +61,7 @@ STAGES = {
             captions.write_captions, captions.params, captions.outside,
         ),
         Stage(
-            "shards", 5, ("chips", "pixels", "labels", "captions"), "shards/*",
+            "shards", 6, ("chips", "pixels", "labels", "captions"), "shards/*",
             "WebDataset tars, index, dataset card, Croissant, STAC",
             shards.pack_shards, shards.params,
         ),

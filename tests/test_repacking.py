@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_cluster import two  # noqa: F401  a fixture
@@ -15,6 +19,9 @@ from world import World
 
 from pipeline import runner
 from pipeline.cluster import SERIAL, Scheduler
+from pipeline.region import Region
+from pipeline.shards import _order, plan_tars
+from pipeline.tars import planned_bytes
 from pipeline.verify import Target, target_of, verify
 
 S3_EXTRA = [name for name in ("s3fs", "moto", "flask") if importlib.util.find_spec(name) is None]
@@ -65,6 +72,27 @@ def test_more_chips_add_or_replace_whole_tars(world: World, tmp_path: Path, jobs
         assert after[name] == before[name], f"{name} was touched, and its samples are the same"
     run(world.root / "tiny.toml", tmp_path / "fresh")
     assert hashes(tmp_path / "fresh") == hashes(out)
+
+
+def planned(names: list[str]) -> dict[str, tuple[str, ...]]:
+    """Tar -> its samples, of chips of one kind in tars of about 400."""
+    shards = SimpleNamespace(seed=3, quicklook=False, shard_mb=400 * planned_bytes("s2", 120, False) / 1e6)
+    table = pa.table({"split": ["train"] * len(names), "sensor": ["s2"] * len(names), "chip_id": names})
+    ordered = table.take(_order(table, 3))
+    chips = ordered["chip_id"].to_pylist()
+    tars = plan_tars(ordered, cast(Region, SimpleNamespace(size_px=120, shards=shards)))
+    return {name: tuple(chips[first : first + count]) for name, first, count in tars}
+
+
+def test_a_new_chip_changes_one_tar() -> None:
+    names = [f"32632_{k}_4000_s2_20200601t100000" for k in range(20_000)]
+    before, after = planned(names), planned([*names, "32632_1_4001_s2_20200601t100000"])
+    assert len(before) == 50
+    assert all(0.8 < len(samples) / 400 < 1.2 for samples in before.values())
+    assert sorted(itertools.chain(*before.values())) == sorted(names)
+    assert list(before) == list(after)
+    assert sum(before[name] != after[name] for name in before) == 1
+    assert list(planned(names[:1])) == ["train-s2-000000.tar"]
 
 
 def test_other_captions_replace_the_tars_that_hold_them(world: World, tmp_path: Path) -> None:
