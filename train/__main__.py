@@ -48,6 +48,8 @@ def open_shards(folders: list[Path], runs: Path, skip_bad: bool) -> Samples:
     samples = shards.open_shards(folders, skip_bad, cache=runs / "cache")
     for line in samples.skipped:
         say(f"skipped: {line}")
+    if samples.doubles:
+        say(f"{samples.doubles} samples stand in more than one folder: each is read once")
     return samples
 
 

@@ -78,9 +78,9 @@ class Data(Manifest):
     batch_size: Annotated[int, Field(ge=2)] = 64
     """Per sensor and step. One image alone has nothing to be told from."""
     style: Literal["paper", "rich"] = "paper"
-    views: Literal["caption", "subsets", "synonyms"] = "subsets"
-    """caption: the chip's caption. subsets: half of the time a random part of its classes, in random order. synonyms:
-    as subsets, and each class of the part by its name or a synonym."""
+    views: Literal["caption", "order", "subsets", "synonyms"] = "subsets"
+    """caption: the chip's caption; of the others half of the time too, else: order: its classes, shuffled. subsets: a
+    random part of them, in random order. synonyms: as subsets, and each class by its name or a synonym."""
     sampling: Literal["plain", "balanced"] = "plain"
     """plain: every sample once an epoch. balanced: each class equally likely, then each of its samples. More is in
     train/order.py."""

@@ -24,6 +24,8 @@ COLUMNS = (
     "chip_id", "cell", "block", "sensor", "scene", "datetime", "split", "shard", "size_px", "label_mask", "known_mask",
     "caption_paper", "caption_rich", "lon", "lat", "sha256",
 )  # fmt: skip
+SAME = ("sha256", "label_mask", "known_mask", "split", "cell", "block", "lon", "lat", "caption_paper", "caption_rich")
+"""Columns in which a chip of two folders must be the same."""
 PLACES = tuple(f"{what}_{group}" for group in ("10m", "20m", "60m") for what in ("offset", "length"))
 
 
@@ -45,6 +47,8 @@ class Samples:
     """The same tars as `tars`, as they were when they were opened."""
     skipped: tuple[str, ...] = ()
     """What `skip_bad` left out, in words: a line per tar."""
+    doubles: int = 0
+    """Rows of chips that stand in another folder too, with the same pixels and labels: each is one sample."""
 
     def __len__(self) -> int:
         return len(self.columns["chip_id"])
@@ -77,6 +81,8 @@ def open_shards(folders: Sequence[Path | str], skip_bad: bool = False, cache: Pa
     if not folders:
         raise Problem("no shard folder is named", fix="name one or more, e.g. data/real-samples/shards")
     parts = [_open_one(folder, skip_bad, cache) for folder in folders]
+    # The order in which folders were named decides nothing: not which region a chip of two of them counts for either.
+    parts.sort(key=lambda part: (part.about["region"], part.about["index"]["sha256"]))
     sizes = {part.about["size_px"] for part in parts}
     if len(sizes) > 1:
         raise Problem(
@@ -96,11 +102,13 @@ def open_shards(folders: Sequence[Path | str], skip_bad: bool = False, cache: Pa
     order = np.argsort(merged["chip_id"].astype(str), kind="stable")
     merged = {name: column[order] for name, column in merged.items()}
     tars = tuple(file.path for file in files)
+    rows_of_all = len(merged["tar"])
     merged = _unique(merged, list(tars))
     _check_leak(merged)
     digest = hashlib.sha256("".join(sorted(p.about["index"]["sha256"] for p in parts)).encode()).hexdigest()
     synthetic = any(part.about.get("synthetic") is True for part in parts)
-    samples = Samples(merged, tars, sizes.pop(), regions, digest, synthetic, tuple(files))
+    doubles = rows_of_all - len(merged["tar"])
+    samples = Samples(merged, tars, sizes.pop(), regions, digest, synthetic, tuple(files), doubles=doubles)
     return _without_bad(samples, [line for part in parts for line in part.skipped]) if skip_bad else samples
 
 
@@ -227,7 +235,7 @@ def _unique(columns: dict[str, np.ndarray], tars: list[Path]) -> dict[str, np.nd
     """Drop a chip's second row; a second row that says something else is an error naming both."""
     ids = columns["chip_id"].astype(str)
     for k in np.flatnonzero(ids[1:] == ids[:-1]) + 1:
-        for name in ("sha256", "label_mask", "known_mask", "split"):
+        for name in SAME:
             if columns[name][k] != columns[name][k - 1]:
                 places = " and ".join(str(tars[columns["tar"][j]]) for j in (k - 1, k))
                 fix = "make the shards of both regions with the same sources, labels and split"
