@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -324,7 +325,8 @@ def test_a_chip_of_two_folders_that_differ_in_what_is_said_of_it(shards: Path, t
     index = pq.read_table(other / "index.parquet")
     values = index[column].to_pylist()
     values[7] = {"split": "val", "block": "x", "caption_rich": "else", "lon": 1.0}.get(column, 4095)
-    table = index.set_column(index.schema.get_field_index(column), index.schema.field(column), [values])
+    field = index.schema.field(column)
+    table = index.set_column(index.schema.get_field_index(column), field, pa.array(values, field.type))
     pq.write_table(table, other / "index.parquet")
     about = json.loads((other / "shards.json").read_text())
     about["index"]["sha256"] = hashlib.sha256((other / "index.parquet").read_bytes()).hexdigest()
