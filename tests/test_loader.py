@@ -324,7 +324,7 @@ def test_a_chip_of_two_folders_that_differ_in_what_is_said_of_it(shards: Path, t
     other = write_fake_shards(tmp_path / "other", COUNTS, region="other")
     index = pq.read_table(other / "index.parquet")
     values = index[column].to_pylist()
-    values[7] = {"split": "val", "block": "x", "caption_rich": "else", "lon": 1.0}.get(column, 4095)
+    values[7] = {"split": "val", "block": "x", "caption_rich": "else", "lon": 1.0}.get(column) or values[7] ^ 1
     field = index.schema.field(column)
     table = index.set_column(index.schema.get_field_index(column), field, pa.array(values, field.type))
     pq.write_table(table, other / "index.parquet")
