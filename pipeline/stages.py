@@ -61,8 +61,8 @@ STAGES = {
             captions.write_captions, captions.params, captions.outside,
         ),
         Stage(
-            "shards", 5, ("chips", "pixels", "labels", "captions"), "shards/*",
-            "WebDataset tars, index, dataset card, Croissant, STAC",
+            "shards", 6, ("chips", "pixels", "labels", "captions"), "shards/*",
+            "WebDataset tars, index, dataset card, Croissant, STAC, sha256 list",
             shards.pack_shards, shards.params,
         ),
     )

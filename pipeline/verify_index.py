@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NEEDED = {"url": str, "nsamples": int, "bytes": int, "sha256": str, "split": str, "sensor": str}
 """What shards.json says of each tar."""
+SUMS = "SHA256SUMS"
+"""The list for `sha256sum -c` beside shards.json."""
 Wrong = tuple[str, str, str]
 """File below the shards' folder, sample, what is wrong."""
 
@@ -83,6 +85,20 @@ def folder_findings(store: Store, prefix: str, about: dict[str, Any]) -> Iterato
             listed = []
         if listed != [{key: s[key] for key in keys} for s in mine]:
             yield name, "", "the list for wids does not name the tars of shards.json"
+
+
+def sums_findings(store: Store, prefix: str, about: dict[str, Any]) -> Iterator[Wrong]:
+    """Whether the sha256 list names what shards.json does, with the same hashes. Older shards have no list."""
+    described = about.get("described_by") or {}
+    if SUMS not in described or not store.exists(prefix + SUMS):
+        return
+    lines = store.read(prefix + SUMS).decode(errors="replace").splitlines()
+    listed = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+    known = {shard["url"]: shard["sha256"] for shard in about["shards"]}
+    known |= {"index.parquet": about["index"].get("sha256")} | {k: v for k, v in described.items() if k != SUMS}
+    for name, sha256 in known.items():
+        if listed.get(name) != sha256:
+            yield SUMS, "", f"it does not have the sha256 that shards.json has of {name}"
 
 
 def index_findings(index: pa.Table, about: dict[str, Any]) -> Iterator[Wrong]:
