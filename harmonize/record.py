@@ -33,11 +33,16 @@ def unsealed(data: bytes) -> dict[str, Any]:
 
 
 def from_json(data: bytes | str) -> Any:
-    """The value of a JSON text. Raises ValueError for whatever is none, nested too deeply too."""
+    """The value of a JSON text. Raises ValueError for whatever is none, is nested too deeply, or has half characters
+    (a lone surrogate such as \\ud800), which no file and no table can hold."""
+    text = data if isinstance(data, str) else data.decode("utf-8-sig")
     try:
-        return json.loads(data)
+        value = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    return value
 
 
 def _text(record: Mapping[str, Any]) -> bytes:
