@@ -198,7 +198,7 @@ def _compared(found: Mapping[str, pa.Table], receipts: Mapping[str, Receipt]) ->
 
 
 def _made_of(receipts: Mapping[str, Receipt], stage: str, needed: str) -> bool:
-    return receipts[stage].inputs.get(needed) == receipts[needed].identity
+    return {stage, needed} <= set(receipts) and receipts[stage].inputs.get(needed) == receipts[needed].identity
 
 
 def _index_against(index: pa.Table, table: pa.Table, stage: str) -> Iterator[Wrong]:

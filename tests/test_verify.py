@@ -404,7 +404,7 @@ IN_THE_FOLDER: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "another version": (_about(format_version=9), "shards.json", "format version 9"),
     "another vocabulary": (_about(vocabulary=["moon"]), "shards.json", "another vocabulary"),
     "no tars": (_about(shards=[{}]), "shards.json", "its list of tars is damaged"),
-    "no index": (_about(index=None), "shards.json", "does not name size_px and index"),
+    "no index": (_about(index=None), "shards.json", "does not name index.parquet with its sha256"),
 }
 
 
@@ -498,6 +498,27 @@ def test_a_damaged_receipt_and_an_unfinished_region_are_told(region: Path) -> No
     assert code == 4
     assert "receipts/labels.json  -  the receipt cannot be read, or a byte differs  fix: make redo STAGE=labels" in said
     assert "labels    its receipt is damaged" in cli("status", manifest, "--out", str(out))[1]
+
+
+def test_what_an_older_version_wrote_is_not_held_against_this_one(region: Path) -> None:
+    store = Store(str(region / "out/tiny"))
+    for stage in ("captions", "shards"):
+        receipt = read_receipt(store, stage)
+        assert receipt
+        tars = {name: sha for name, sha in receipt.outputs.items() if not name.startswith("receipts/")}
+        write_receipt(store, dataclasses.replace(receipt, version=1, outputs=tars))
+    table = tables.read_table(store, "captions.parquet", tables.CAPTIONS).drop_columns(["diversity"])
+    receipt = read_receipt(store, "captions")
+    assert receipt
+    receipt.outputs["captions.parquet"] = store.write("captions.parquet", tables.parquet_bytes(table))
+    receipt.sizes["captions.parquet"] = store.size("captions.parquet") or 0
+    write_receipt(store, receipt)
+    report = verify(target_of(str(region / "out/tiny"), "data"), 0.0, quiet=True)
+    assert found(report) == []
+    assert any(note.startswith("captions was written by another version") for note in report.notes)
+    flip(region / "out/tiny/captions.parquet", 300)
+    report = verify(target_of(str(region / "out/tiny"), "data"), 0.0, quiet=True)
+    assert [f.file for f in report.findings] == ["captions.parquet"]
 
 
 ORPHANS = {
