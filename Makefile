@@ -72,8 +72,9 @@ search: $(VENV)/.ready  ## the chips nearest to QUERY="…" (RUN=, REGION= as fo
 status: $(VENV)/.ready  ## which stages of REGION are up to date, and why the others are not
 	$(region)@$(PY) -m pipeline status $(REGION) --out $(OUT)
 
-verify: $(VENV)/.ready  ## whether tables, pixels and shards of REGION still are what was written (ARGS="--sample 1 --json")
-	$(region)@$(PY) -m pipeline verify $(REGION) --out $(OUT) $(jobs) $(ARGS)
+verify: $(VENV)/.ready  ## whether tables, pixels and shards of REGION, or the run RUN=, still are what was written (ARGS="--sample 5% --json")
+	$(if $(RUN),,$(region))@$(if $(strip $(REGION)),$(PY) -m pipeline verify $(REGION) --out $(OUT) $(jobs) $(ARGS))
+	@$(if $(RUN),$(PY) -m train verify $(RUN) --runs $(RUNS) $(if $(strip $(REGION)),,$(ARGS)))
 
 redo: $(VENV)/.ready  ## STAGE of REGION and everything after it again
 	$(region)$(call need,STAGE,make redo STAGE=captions REGION=…)@$(PY) -m pipeline redo $(STAGE) $(REGION) --out $(OUT) $(jobs)

@@ -27,8 +27,9 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
     """The tables of a TOML text; a malformed one is a Problem naming the file it came from."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise Problem(f"this is not valid TOML: {error}", where=str(path), fix="mend the line it names") from None
+    except (ValueError, RecursionError) as error:  # not TOML; a number of thousands of digits; nested too deeply
+        said = str(error) if isinstance(error, tomllib.TOMLDecodeError) else f"{error}".partition(";")[0]
+        raise Problem(f"this is not valid TOML: {said}", where=str(path), fix="mend the line it names") from None
 
 
 def parse(model: type[M], data: dict[str, Any], path: Path, prefix: str = "") -> M:

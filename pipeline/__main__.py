@@ -98,7 +98,7 @@ def status(regions: Annotated[list[Path], typer.Argument(help="manifests")], out
 @app.command()
 def verify(
     places: Annotated[list[str], typer.Argument(help="manifests of regions, or folders of a region or of shards")],
-    sample: Annotated[float, typer.Option("--sample", help="share of the samples to hash array by array")] = 0.05,
+    sample: Annotated[str, typer.Option("--sample", help="share of the samples to hash array by array")] = "5%",
     as_json: Annotated[bool, typer.Option("--json", help="print a JSON object per place")] = False,
     out: Out = DATA,
     scheduler: Address = "",
@@ -110,10 +110,10 @@ def verify(
     from pipeline import verify as verifying
     from pipeline.cluster import Scheduler
 
-    reports = []
+    reports, share = [], verifying.share_of(sample)
     with Scheduler(scheduler) as jobs:
         for target in [verifying.target_of(place, out) for place in places]:
-            report = verifying.verify(target, sample, jobs)
+            report = verifying.verify(target, share, jobs)
             reports.append(report)
             lines = [json.dumps(report.as_json())] if as_json else map(verifying.finding_line, report.findings)
             print("".join(f"{line}\n" for line in lines), end="")

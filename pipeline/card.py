@@ -131,6 +131,7 @@ def _files(contents: Contents) -> list[str]:
         ["`index.parquet`", "a row per sample: place of its arrays in the tar, labels, captions, split, place, time"],
         ["`stac.parquet`, `collection.json`", "the samples as STAC items (stac-geoparquet), and their collection"],
         ["`croissant.json`", "Croissant with GeoCroissant fields"],
+        ["`SHA256SUMS`", "the sha256 of each file but `shards.json`: `sha256sum -c SHA256SUMS`"],
         ["`<split>-<sensor>.json`", "lists of tars for `wids` (`cache_dir` = this folder: it then copies no tar)"],
     ]
     return ["## Files", "", *_table(["file", "holds"], rows), ""]

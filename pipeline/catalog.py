@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.problem import Problem
+from harmonize.record import from_json
 from pipeline.access import unsigned
 from pipeline.source import Source
 
@@ -60,8 +61,8 @@ def read_items(source: Source, where: str) -> list[Item]:
 
 def _from_json(path: Path) -> list[Item]:
     try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        data = from_json(path.read_bytes())
+    except ValueError as error:
         raise Problem(f"this is not valid JSON: {error}", where=str(path), fix="mend or remove the file") from None
     if isinstance(data, dict) and data.get("type") == "Feature":
         return [checked_item(data, str(path))]
@@ -92,8 +93,9 @@ def checked_item(item: Any, where: str) -> Item:
 
 def _odd_values(item: Item) -> Iterator[tuple[str, Any, str]]:
     """Key, value and what it must be, for values of a kind that STAC does not know there."""
-    if not isinstance(item["id"], str):
-        yield "id", item["id"], "text"
+    for key in ("id", "collection"):
+        if item.get(key) is not None and not isinstance(item[key], str):
+            yield key, item[key], "text"
     for key in ("geometry", "properties", "assets"):
         if not isinstance(item[key], dict):
             yield key, item[key], "an object"
@@ -103,6 +105,8 @@ def _odd_values(item: Item) -> Iterator[tuple[str, Any, str]]:
             yield f"assets.{name}", asset, "an object"
         elif not isinstance(asset.get("href", ""), str):
             yield f"assets.{name}.href", asset["href"], "text"
+        elif "\0" in asset.get("href", ""):
+            yield f"assets.{name}.href", asset["href"], "an address"
     places = {"properties": item["properties"]} | {f"assets.{k}": a for k, a in item["assets"].items()}
     for place, fields in places.items():
         for key, (kind, is_right) in _KINDS.items():
@@ -115,7 +119,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    return _is_number(value) and value == int(value)
+    return _is_number(value) and value == int(value) and abs(value) < 2**31
 
 
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {

@@ -147,12 +147,19 @@ def asset_href(item: Item, key: str, band: str, use: Imagery, work: Work) -> str
     if not href:
         fix = f"{nearest(key, item['assets'])}; source '{use.source}' says {band} = \"{key}\""
         raise Problem(f"asset '{key}' ({band}) is missing", where=where, fix=fix)
-    local = work.openable(href)
-    if "://" not in local and not Path(local).exists():
+    if not _is_there(work.openable(href)):
         raise Problem(
-            f"the file of asset '{key}' is not there: {href}", where=where, fix="restore it, or mend the href"
+            f"the file of asset '{key}' is not there: {href[:200]}", where=where, fix="restore it, or mend the href"
         )
     return href
+
+
+def _is_there(opened: str) -> bool:
+    """Whether a local file is there; of others nobody knows yet."""
+    try:
+        return "://" in opened or Path(opened).exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def stored(href: str, work: Work) -> str:

@@ -24,6 +24,7 @@ from pipeline.receipt import (
     read_receipt,
     receipt_name,
     versions_here,
+    why_none,
     write_receipt,
 )
 from pipeline.region import Region, load_region
@@ -84,7 +85,7 @@ def states(region: Region, store: Store, last: str) -> dict[str, State]:
         receipt = read_receipt(store, stage.name)
         reason = f"{upstream} is not up to date" if upstream and receipt else None
         if receipt is None:
-            reason = "it has not run yet"
+            reason = why_none(store, stage.name)
         found[stage.name] = State(receipt, reason or _stale(stage, receipt, region, store, found))
     return found
 

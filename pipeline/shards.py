@@ -1,5 +1,5 @@
 """Stage shards: pixels + captions -> WebDataset tars, their index, the `wids` lists, and what describes them: the
-dataset card, Croissant and the samples as STAC items.
+dataset card, Croissant, the samples as STAC items, and the sha256 of all.
 
 Tables stay columns here: as Python rows, the chips of a country would take some GB.
 """
@@ -23,6 +23,7 @@ from pipeline.region import Region
 from pipeline.sample import DTYPE, FORMAT_VERSION, GROUPS, SENSORS, SPLITS, UNIT
 from pipeline.splits import report_of
 from pipeline.tars import PLACES, PLAN, RECEIPTS, Tar, TarReceipt, samples_per_tar, write_tar
+from pipeline.verify_index import SUMS
 from pipeline.work import Outcome, Work
 
 if TYPE_CHECKING:
@@ -67,13 +68,15 @@ def pack_shards(work: Work) -> Outcome:
     work.store.remove("shards/shards.json")
     slices = plan_tars(samples, work.region)
     plan = digest([[name, samples["sha256"][first].as_py(), count] for name, first, count in slices])
-    work.store.write(PLAN, json.dumps(plan).encode())
+    files = {PLAN: work.store.write(PLAN, json.dumps(plan).encode())}
     tars = (Tar(name, _rows(samples, first, count), plan) for name, first, count in slices)
     done = list(work.jobs(write_tar, tars, len(slices), "shards"))
-    files = {f"shards/{tar.url}": tar.sha256 for tar in done}
+    files |= {f"shards/{tar.url}": tar.sha256 for tar in done}
+    for name in (f"{RECEIPTS}/{tar.url}.json" for tar in done):
+        files[name] = hashlib.sha256(work.store.read(name)).hexdigest()
     files |= _write_index(work, samples, _index(samples, done), done)
     work.store.sweep("shards", set(files))
-    work.store.sweep(RECEIPTS, {PLAN, *(f"{RECEIPTS}/{tar.url}.json" for tar in done)})
+    work.store.sweep(RECEIPTS, set(files))
     counts = Counter(zip(samples["sensor"].to_pylist(), samples["split"].to_pylist(), strict=True))
     notes = ["samples: " + ", ".join(f"{n} {sensor} {split}" for (sensor, split), n in sorted(counts.items()))]
     total = samples.num_rows + sum(dropped.values())
@@ -196,6 +199,8 @@ def _write_index(work: Work, samples: pa.Table, index: pa.Table, tars: list[TarR
         files |= _json(work, f"shards/{split}-{sensor}.json", _wids(region, split, sensor, mine))
     files[name] = tables.write_table(work.store, name, index, tables.INDEX)
     described = _describe(work, samples, index, shards)
+    listed = {f"shards/{shard['url']}": shard["sha256"] for shard in shards} | files | described
+    described[f"shards/{SUMS}"] = work.store.write(f"shards/{SUMS}", _sums(listed))
     about = {
         "format_version": FORMAT_VERSION,
         "region": region.name,
@@ -214,6 +219,12 @@ def _write_index(work: Work, samples: pa.Table, index: pa.Table, tars: list[TarR
         "described_by": {path.removeprefix("shards/"): sha256 for path, sha256 in described.items()},
     }
     return files | described | _json(work, "shards/shards.json", about)
+
+
+def _sums(files: dict[str, str]) -> bytes:
+    """SHA256SUMS as `sha256sum -c` reads it: all that lies beside it but shards.json, which is written after it and
+    has its hash."""
+    return "".join(f"{files[name]}  {name.removeprefix('shards/')}\n" for name in sorted(files)).encode()
 
 
 def _describe(work: Work, samples: pa.Table, index: pa.Table, shards: list[dict[str, Any]]) -> dict[str, str]:

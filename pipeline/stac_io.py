@@ -19,6 +19,7 @@ import requests
 from pystac_client.stac_api_io import StacApiIO
 
 from harmonize.problem import Problem
+from harmonize.record import from_json
 from pipeline.sandbox import size_of
 
 RETRIED = frozenset({429, 500, 502, 503, 504})
@@ -150,8 +151,8 @@ class PatientIO(StacApiIO):
     def json_loads(self, txt: str, *_: Any, **__: Any) -> dict[str, Any]:
         """A JSON object; pystac calls this on every text it reads."""
         try:
-            found = json.loads(txt)
-        except (ValueError, RecursionError) as error:
+            found = from_json(txt)
+        except ValueError as error:
             raise self.odd(f"broken JSON came ({str(error)[:80]})") from None
         if not isinstance(found, dict):
             raise self.odd("the answer is no JSON object")

@@ -62,7 +62,7 @@ STAGES = {
         ),
         Stage(
             "shards", 6, ("chips", "pixels", "labels", "captions"), "shards/*",
-            "WebDataset tars, index, dataset card, Croissant, STAC",
+            "WebDataset tars, index, dataset card, Croissant, STAC, sha256 list",
             shards.pack_shards, shards.params,
         ),
     )

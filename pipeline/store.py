@@ -129,6 +129,15 @@ class Store:
             part.replace(copy)
         return copy
 
+    def walk(self) -> list[str]:
+        """Names of all files below the root, drafts and hidden ones too, sorted."""
+        if self.remote:
+            root = self.root.strip("/") + "/"
+            names = [str(p).lstrip("/") for p in self._fs.find(self.root)] if self._fs.exists(self.root) else []
+            return sorted(name.removeprefix(root) for name in names)
+        root_path = Path(self.root)
+        return sorted(p.relative_to(root_path).as_posix() for p in root_path.rglob("*") if not p.is_dir())
+
     def list(self, folder: str) -> list[str]:
         """Names of the finished files directly in a folder, sorted."""
         if self.remote:

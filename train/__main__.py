@@ -5,6 +5,7 @@ python -m train compare RUN RUN…         one table of evaluated runs
 python -m train sheet SHARDS… --out DIR   chips of each class, as the labels have it
 python -m train search TEXT SHARDS…      the chips nearest to a text
 python -m train export DEST              a model folder that loads without the trainer
+python -m train verify RUN…              whether runs still are what was written
 """
 
 from __future__ import annotations
@@ -249,6 +250,28 @@ def export(
         shutil.copytree(folder / "tokenizer", dest / "tokenizer")
     load_model(dest)
     print(dest)
+
+
+@app.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="RUN…", help="names of runs; default: all")] = None,
+    runs: Runs = RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="print a JSON object per run")] = False,
+) -> None:
+    """Whether checkpoints, models and results still are what was written: changes nothing, exit 4 where not."""
+    import json
+
+    from train.verify import finding_lines, runs_of, summary, verify_run
+
+    damaged = False
+    for folder in runs_of(runs, names or []):
+        report = verify_run(folder)
+        damaged = damaged or bool(report.findings)
+        for line in [json.dumps(report.as_json())] if as_json else finding_lines(report):
+            print(line)
+        say(summary(report))
+    if damaged:
+        raise typer.Exit(4)
 
 
 def main() -> None:

@@ -243,7 +243,13 @@ def _cut(path: Path, step: int) -> None:
     """Keep the metrics up to a checkpoint: what came after it is computed again, and comes out the same."""
     if not path.exists():
         return
-    lines = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
+    # A killed run may have left half a line at the end.
+    whole = [line for line in path.read_text(errors="replace").splitlines() if line.endswith("}")]
+    try:
+        lines = [line for line in whole if json.loads(line)["step"] <= step]
+    except (ValueError, TypeError, KeyError) as error:
+        fix = "remove the line that is no JSON; what stands in it is for people alone"
+        raise Problem(f"{path.name} is damaged: {error}", where=str(path), fix=fix, code=4) from None
     path.write_text("".join(line + "\n" for line in lines))
 
 

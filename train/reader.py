@@ -9,7 +9,6 @@ files, never written to, and each is looked at before and after every batch.
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import mmap
 import tarfile
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harmonize.problem import Problem
-from pipeline.sample import DTYPE, GROUPS, group_shape
+from pipeline.sample import DTYPE, GROUPS, group_shape, npy_shape
 
 if TYPE_CHECKING:
     from train.shards import Samples
@@ -233,14 +232,11 @@ class _Places:
 
 def _parse_header(header: bytes, where: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type that an .npy header says; object arrays (pickles) are refused."""
-    stream = io.BytesIO(header)
     try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("not npy format 1.0")
-        shape, fortran, kind = np.lib.format.read_array_header_1_0(stream)
+        shape, fortran, kind, length = npy_shape(header)
     except ValueError as error:
         raise Problem(f"a sample is damaged: {error}", where=where, fix=AGAIN, code=4) from None
-    if fortran or kind.hasobject or stream.tell() != len(header):
+    if fortran or kind.hasobject or length != len(header):
         raise Problem("a sample holds objects or Fortran order, or more than its array", where=where, fix=AGAIN, code=4)
     return shape, kind
 

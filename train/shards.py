@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harmonize.problem import Problem
+from harmonize.record import from_json
 from harmonize.vocabulary import CLASSES
-from pipeline.sample import FORMAT_VERSION, SENSORS, SPLITS
+from pipeline.sample import FORMAT_VERSION, SENSORS, SPLITS, shards_wrong
 from train.reader import Reader as Reader  # where others look for it
 from train.tar_file import CACHE, TarFile, address_of, cached_folder, cached_tar, fetch_small
 
@@ -27,6 +27,16 @@ COLUMNS = (
 SAME = ("sha256", "label_mask", "known_mask", "split", "cell", "block", "lon", "lat", "caption_paper", "caption_rich")
 """Columns in which a chip of two folders must be the same."""
 PLACES = tuple(f"{what}_{group}" for group in ("10m", "20m", "60m") for what in ("offset", "length"))
+
+
+_TEXT = pa.types.is_string
+KINDS = {
+    **dict.fromkeys(COLUMNS, _TEXT),
+    **dict.fromkeys((*PLACES, "size_px", "label_mask", "known_mask"), pa.types.is_integer),
+    **dict.fromkeys(("lon", "lat"), pa.types.is_floating),
+    "datetime": pa.types.is_timestamp,
+}
+"""Column of the index -> what its type must be."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +158,10 @@ def _open_one(named: Path | str, skip_bad: bool, cache: Path) -> _Part:
     path = folder / about["index"]["file"]
     if url:
         fetch_small(f"{url}/{path.name}", path)
-    table = _read_index(path, about["index"]["sha256"])
+    table = _read_index(path, about)
     files, skipped = {}, []
     for shard in about["shards"]:
         name = str(shard["url"])
-        if (folder / name).parent != folder:
-            raise Problem(f"'{name}' is not a tar beside shards.json", where=str(folder), fix="make shards again")
         if url:
             tar = cached_tar(folder, name, shard["sha256"])
             files[name] = TarFile(tar, shard["bytes"], shard["sha256"], f"{url}/{name}")
@@ -168,16 +176,36 @@ def _open_one(named: Path | str, skip_bad: bool, cache: Path) -> _Part:
     return _Part(about, table, files, skipped)
 
 
-def _read_index(path: Path, sha256: str) -> pa.Table:
+def _read_index(path: Path, about: dict[str, Any]) -> pa.Table:
+    def damaged(what: str) -> Problem:
+        return Problem(f"the index is damaged: {what}", where=str(path), fix="make shards again", code=4)
+
     if not path.exists():
         raise Problem("the index is missing", where=str(path), fix="make shards again")
     data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if hashlib.sha256(data).hexdigest() != about["index"]["sha256"]:
         raise Problem("the index is not the one shards.json names", where=str(path), fix="make shards again", code=4)
     try:
-        return pq.ParquetFile(path).read()  # by name: see pipeline.tables.read_parquet
-    except pa.ArrowInvalid as error:
-        raise Problem(f"the index is damaged: {error}", where=str(path), fix="make shards again", code=4) from None
+        table = pq.ParquetFile(path).read()  # by name: see pipeline.tables.read_parquet
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise damaged(str(error)) from None
+    if wrong := _index_wrong(table, about["size_px"]):
+        raise damaged(wrong)
+    return table
+
+
+def _index_wrong(table: pa.Table, size_px: int) -> str | None:
+    """What of the index cannot be used as it is; None: nothing."""
+    for name, kind in KINDS.items():
+        if name not in table.schema.names or not kind(table.schema.field(name).type):
+            return f"it has no column {name} of its type"
+        if name not in PLACES and table.column(name).null_count:
+            return f"its column {name} has empty values"
+    for name, known in (("sensor", SENSORS), ("split", SPLITS), ("size_px", (size_px,))):
+        if odd := set(table.column(name).to_pylist()) - set(known):
+            return f"its column {name} has {sorted(odd)[0]!r}, not {' or '.join(map(str, known))}"
+    return None
 
 
 def _wrong_tar(tar: Path, size: int) -> Problem | None:
@@ -215,9 +243,11 @@ def read_about(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise Problem("there are no shards here", where=str(folder), fix="make shards REGION=…")
     try:
-        about: dict[str, Any] = json.loads(path.read_text())
+        about: dict[str, Any] = from_json(path.read_bytes())
     except ValueError as error:
         raise Problem(f"shards.json is damaged: {error}", where=str(path), fix="make shards again", code=4) from None
+    if not isinstance(about, dict):
+        raise Problem("shards.json is damaged: it is no JSON object", where=str(path), fix="make shards again", code=4)
     if about.get("format_version") != FORMAT_VERSION:
         raise Problem(
             f"these shards are of format version {about.get('format_version')}, this program reads {FORMAT_VERSION}",
@@ -228,6 +258,8 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise Problem(
             "these shards have another vocabulary", where=str(path), fix="make shards again with this version"
         )
+    if wrong := shards_wrong(about):
+        raise Problem(f"shards.json is damaged: {wrong}", where=str(path), fix="make shards again", code=4)
     return about
 
 
