@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from harmonize.disk import disk_told
+from harmonize.problem import Problem
 
 if TYPE_CHECKING:
     import torch
@@ -23,17 +27,21 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_parts(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file, piece after piece, by tmp, fsync and rename; a failure half way leaves nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file, piece after piece, by tmp, fsync and rename; a failure half way leaves nothing.
+
+    Raises Problem (code 1) where the disk takes no more.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with disk_told(str(path.parent)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("wb") as file:
+                file.writelines(parts)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def save_checkpoint(
@@ -43,14 +51,27 @@ def save_checkpoint(
 
     order: where the streams of samples are (`Batches.state`).
     """
-    import torch
-    from safetensors.torch import save
-
     folder = run / "checkpoints" / f"step-{step:08d}"
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     for left in folder.parent.glob(".step-*.tmp"):  # by a killed process
         shutil.rmtree(left)
-    draft.mkdir(parents=True)
+    try:
+        with disk_told(str(run)):
+            draft.mkdir(parents=True)
+            _write_draft(draft, step, model, optimiser, order)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)  # a full disk wants its space back
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+    for old in checkpoints(run)[:-KEEP]:
+        shutil.rmtree(old)
+
+
+def _write_draft(draft: Path, step: int, model: Closp, optimiser: torch.optim.Optimizer, order: dict[str, Any]) -> None:
+    import torch
+    from safetensors.torch import save
+
     state = optimiser.state_dict()
     tensors = {
         f"{index}.{name}": value.detach().cpu().contiguous()
@@ -66,10 +87,6 @@ def save_checkpoint(
     write_whole(draft / "random.safetensors", save(randomness))
     about = {"step": step, "groups": state["param_groups"], "order": order}
     write_whole(draft / "state.json", (json.dumps(about, sort_keys=True) + "\n").encode())
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
-    for old in checkpoints(run)[:-KEEP]:
-        shutil.rmtree(old)
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -78,13 +95,33 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def order_of(folder: Path) -> dict[str, Any]:
-    """Where the streams of samples are at a checkpoint (`Batches.resume`)."""
-    order: dict[str, Any] = json.loads((folder / "state.json").read_text())["order"]
+    """Where the streams of samples are at a checkpoint (`Batches.resume`). Raises Problem (code 4)."""
+    with _damage_told(folder):
+        order: dict[str, Any] = json.loads((folder / "state.json").read_text())["order"]
     return order
 
 
+@contextlib.contextmanager
+def _damage_told(folder: Path) -> Iterator[None]:
+    """What safetensors, JSON and torch say of a checkpoint that is none, as a Problem."""
+    from safetensors import SafetensorError
+
+    odd = (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, OverflowError)
+    try:
+        yield
+    except (*odd, AttributeError, MemoryError, RecursionError) as error:
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        fix = f"remove {folder.name}: the run goes on from the checkpoint before, or from the start"
+        raise Problem(f"a checkpoint is damaged: {words[-1][:200]}", where=str(folder), fix=fix, code=4) from None
+
+
 def load_checkpoint(folder: Path, model: Closp, optimiser: torch.optim.Optimizer) -> int:
-    """Put a checkpoint back; the step it was taken after."""
+    """Put a checkpoint back; the step it was taken after. Raises Problem (code 4) where it is damaged."""
+    with _damage_told(folder):
+        return _load(folder, model, optimiser)
+
+
+def _load(folder: Path, model: Closp, optimiser: torch.optim.Optimizer) -> int:
     import torch
     from safetensors.torch import load_file
 

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harmonize.disk import disk_told
 from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES
 from train.batches import Batch, Batches
-from train.checkpoint import checkpoints, load_checkpoint, order_of, save_checkpoint
+from train.checkpoint import checkpoints, load_checkpoint, order_of, save_checkpoint, write_whole
 from train.draws import counter
 from train.loader import Loader, Loading, training_loader
 from train.loss import each_class, mean_loss, multi_positive, one_to_one, relation, same_place
@@ -257,11 +258,11 @@ def _cut(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
-    path.write_text("".join(line + "\n" for line in lines))
+    write_whole(path, "".join(line + "\n" for line in lines).encode())
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a") as file:
+    with disk_told(str(path)), path.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 
