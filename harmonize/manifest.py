@@ -20,14 +20,20 @@ class Manifest(BaseModel):
     )
 
 
+MOST_DOTS = 500
+"""In a line: for a key of n parts tomllib takes memory as n², 1.5 GB for 40 kB of dots."""
 M = TypeVar("M", bound=Manifest)
 
 
 def parse_toml(text: str, path: Path) -> dict[str, Any]:
     """The tables of a TOML text; a malformed one is a Problem naming the file it came from."""
+    line = next((k for k, line in enumerate(text.splitlines(), 1) if line.count(".") > MOST_DOTS), None)
+    if line:
+        fix = "write tables as [a.b], and long lists on several lines"
+        raise Problem(f"line {line} has more than {MOST_DOTS} dots", where=str(path), fix=fix)
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also: numbers of thousands of digits, tables without end
         raise Problem(f"this is not valid TOML: {error}", where=str(path), fix="mend the line it names") from None
 
 

@@ -92,7 +92,7 @@ def read_receipt(store: Store, stage: str) -> Receipt | None:
         data["outside"] = tuple(Outside(**o) for o in data["outside"])
         data["notes"] = tuple(data["notes"])
         return Receipt(**data)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

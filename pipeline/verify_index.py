@@ -35,7 +35,7 @@ def read_about(store: Store, name: str) -> dict[str, Any]:
 
     try:
         about = json.loads(store.read(name))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise broken(f"it is damaged: {error}") from None
     if not isinstance(about, dict) or about.get("format_version") != FORMAT_VERSION:
         found = about.get("format_version") if isinstance(about, dict) else None
@@ -79,7 +79,7 @@ def folder_findings(store: Store, prefix: str, about: dict[str, Any]) -> Iterato
         keys = ("url", "nsamples", "bytes", "sha256")
         try:
             listed = [{key: s.get(key) for key in keys} for s in json.loads(store.read(prefix + name))["shardlist"]]
-        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
             listed = []
         if listed != [{key: s[key] for key in keys} for s in mine]:
             yield name, "", "the list for wids does not name the tars of shards.json"

@@ -219,7 +219,7 @@ def _parse_header(header: bytes, where: str) -> tuple[tuple[int, ...], np.dtype]
         if np.lib.format.read_magic(stream) != (1, 0):
             raise ValueError("not npy format 1.0")
         shape, fortran, kind = np.lib.format.read_array_header_1_0(stream)
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:  # of Python's parser too
         raise Problem(f"a sample is damaged: {error}", where=where, fix=AGAIN, code=4) from None
     if fortran or kind.hasobject or stream.tell() != len(header):
         raise Problem("a sample holds objects or Fortran order, or more than its array", where=where, fix=AGAIN, code=4)

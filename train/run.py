@@ -31,7 +31,7 @@ def read_run(run: Path) -> dict[str, Any] | None:
         return None
     try:
         about: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Problem(
             f"run.json is damaged: {error}", where=str(path), fix="remove the run and train again", code=4
         ) from None

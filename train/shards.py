@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ COLUMNS = (
     "chip_id", "cell", "block", "sensor", "scene", "datetime", "split", "shard", "size_px", "label_mask", "known_mask",
     "caption_paper", "caption_rich", "lon", "lat", "sha256",
 )  # fmt: skip
+LARGEST_PX = 6000
+"""Side of a chip, as manifests allow it."""
 PLACES = tuple(f"{what}_{group}" for group in ("10m", "20m", "60m") for what in ("offset", "length"))
 
 
@@ -140,7 +143,7 @@ def _open_one(named: Path | str, skip_bad: bool, cache: Path) -> _Part:
     path = folder / about["index"]["file"]
     if url:
         fetch_small(f"{url}/{path.name}", path)
-    table = _read_index(path, about["index"]["sha256"])
+    table = _read_index(path, about["index"]["sha256"], sum(shard["bytes"] for shard in about["shards"]))
     files, skipped = {}, []
     for shard in about["shards"]:
         name = str(shard["url"])
@@ -160,15 +163,18 @@ def _open_one(named: Path | str, skip_bad: bool, cache: Path) -> _Part:
     return _Part(about, table, files, skipped)
 
 
-def _read_index(path: Path, sha256: str) -> pa.Table:
+def _read_index(path: Path, sha256: str, tar_bytes: int) -> pa.Table:
     if not path.exists():
         raise Problem("the index is missing", where=str(path), fix="make shards again")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise Problem("the index is not the one shards.json names", where=str(path), fix="make shards again", code=4)
     try:
-        return pq.ParquetFile(path).read()  # by name: see pipeline.tables.read_parquet
-    except pa.ArrowInvalid as error:
+        index = pq.ParquetFile(path)  # by name: see pipeline.tables.read_parquet
+        if index.metadata.num_rows * SMALLEST_SAMPLE > tar_bytes:  # before they are read: some bytes may be any number
+            raise pa.ArrowInvalid(f"its {index.metadata.num_rows} rows are more than tars of {tar_bytes} bytes hold")
+        return index.read()
+    except (pa.ArrowException, OSError, MemoryError) as error:
         raise Problem(f"the index is damaged: {error}", where=str(path), fix="make shards again", code=4) from None
 
 
@@ -204,7 +210,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise Problem("there are no shards here", where=str(folder), fix="make shards REGION=…")
     try:
         about: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Problem(f"shards.json is damaged: {error}", where=str(path), fix="make shards again", code=4) from None
     if about.get("format_version") != FORMAT_VERSION:
         raise Problem(
@@ -216,7 +222,34 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise Problem(
             "these shards have another vocabulary", where=str(path), fix="make shards again with this version"
         )
+    if wrong := _wrong_about(about):
+        raise Problem(f"shards.json is damaged: {wrong}", where=str(path), fix="make shards again", code=4)
     return about
+
+
+SMALLEST_SAMPLE = 4 * 512
+"""Bytes in a tar: headers and data of an array and of a text."""
+
+
+def _wrong_about(about: dict[str, Any]) -> str | None:
+    """What of shards.json cannot be as this program writes it; its names become those of files and folders."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(about.get("region"))):
+        return "its region is no name"
+    index = about.get("index")
+    if not isinstance(index, dict) or not all(isinstance(index.get(key), str) for key in ("file", "sha256")):
+        return "it does not name its index"
+    if Path(index["file"]).name != index["file"]:
+        return "its index lies elsewhere"
+    shards, size_px = about.get("shards"), about.get("size_px")
+    if type(size_px) is not int or not 0 < size_px <= LARGEST_PX:
+        return f"its size_px is {str(size_px)[:20]}"
+    kinds = {"url": str, "sha256": str, "nsamples": int, "bytes": int}
+    for shard in shards if isinstance(shards, list) else [None]:
+        if not isinstance(shard, dict) or any(type(shard.get(key)) is not kind for key, kind in kinds.items()):
+            return f"each tar has {', '.join(kinds)}"
+        if not 0 <= shard["nsamples"] * SMALLEST_SAMPLE <= shard["bytes"] < 2**63:
+            return f"{shard['url'][:80]} cannot have {shard['nsamples']} samples in {shard['bytes']} bytes"
+    return None
 
 
 def _unique(columns: dict[str, np.ndarray], tars: list[Path]) -> dict[str, np.ndarray]:
