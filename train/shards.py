@@ -173,9 +173,27 @@ def _read_index(path: Path, sha256: str, tar_bytes: int) -> pa.Table:
         index = pq.ParquetFile(path)  # by name: see pipeline.tables.read_parquet
         if index.metadata.num_rows * SMALLEST_SAMPLE > tar_bytes:  # before they are read: some bytes may be any number
             raise pa.ArrowInvalid(f"its {index.metadata.num_rows} rows are more than tars of {tar_bytes} bytes hold")
-        return index.read()
-    except (pa.ArrowException, OSError, MemoryError) as error:
+        return _check_rows(index.read(), path)
+    except (pa.ArrowException, OSError, MemoryError, KeyError) as error:
         raise Problem(f"the index is damaged: {error}", where=str(path), fix="make shards again", code=4) from None
+
+
+NAMES = ("chip_id", "cell", "block")
+"""Columns that become words of files and names of others: a blank or a line break in them would be two words there."""
+
+
+def _check_rows(index: pa.Table, path: Path) -> pa.Table:
+    """The index, if its rows are of samples as this program writes them; else Problem (code 4)."""
+    columns = {name: index.column(name).combine_chunks() for name in (*NAMES, "sensor", "split", "scene")}
+    right = {name: pc.match_substring_regex(columns[name], "^[A-Za-z0-9_-]{1,200}$") for name in NAMES}
+    right |= {"sensor": pc.is_in(columns["sensor"], pa.array(SENSORS))}
+    right |= {"split": pc.is_in(columns["split"], pa.array(SPLITS)), "scene": pc.utf8_is_printable(columns["scene"])}
+    for name, good in right.items():
+        if not pc.all(pc.fill_null(good, False), min_count=0).as_py():
+            odd = columns[name].filter(pc.invert(pc.fill_null(good, False)))[0].as_py()
+            what = f"the index is damaged: a sample's {name} is {str(odd)[:60]!r}"
+            raise Problem(what, where=str(path), fix="make shards again", code=4)
+    return index
 
 
 def _wrong_tar(tar: Path, size: int) -> Problem | None:

@@ -50,6 +50,8 @@ CHANGES = {
     "a source that is a path": ("[sources.classes]", '[sources."../../x"]'),
     "a source with a line break": ("[sources.classes]", '[sources."a\\nb"]'),
     "an api that is a file": ('items = "catalog/s1/*.json"', 'api = "file:///etc/passwd"\ncollection = "a"\nlicence = 5'),
+    "a key twice": ("size_px = 60", "size_px = 60\nsize_px = 120"),
+    "a table twice": ("[split]", "[split]\nblock_km = 1\n[split]"),
     "a deep array": ("size_px = 60", f"size_px = {'[' * 100_000}"),
     "deep tables": ("size_px = 60", f"a{'.a' * 20_000} = 1"),
     "deep inline tables": ("size_px = 60", f"size_px = {'{a=' * 50_000}"),

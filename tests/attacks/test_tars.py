@@ -267,6 +267,65 @@ def test_places_beyond_int64_and_beyond_the_tar(shards: Path) -> None:
         refused(lambda s=samples: Reader(s).read(s), code=4)
 
 
+IDS = [
+    "../../x",
+    "a/b",
+    "a.b",
+    "x\ny",
+    "x 0 y 1",
+    "a\0b",
+    "' OR 1=1 --",
+    "x" * 10_000,
+    "<b>x</b>",
+    "",
+    "\u202ex",
+    "a\u200b",
+]
+
+
+@pytest.mark.parametrize("name", IDS, ids=[repr(name)[:20] for name in IDS])
+@pytest.mark.parametrize("column", ["chip_id", "cell", "sensor", "split"])
+def test_names_that_are_paths_lists_or_commands(shards: Path, column: str, name: str) -> None:
+    """They stand in qrels, on contact sheets and in what a search says."""
+    changed(shards, column, lambda values: [name, *values[1:]])
+    refused(lambda: open_shards([shards]), f"a sample's {column} is", code=4)
+    found(shards, {"sensor": "its sensor is none of", "split": "its split is none of"}.get(column, "is no name"))
+
+
+def changed(shards: Path, column: str, change: Callable[[list[Any]], list[Any]]) -> None:
+    """The index with other values in a column, and shards.json says that it is the right one."""
+    path = shards / "index.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(column)
+    values = pa.array(change(table.column(column).to_pylist()), table.schema.field(column).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), values), path)
+    settled(shards)
+
+
+@pytest.mark.parametrize(
+    "text", ["water<script>alert(1)</script>", "wa\u200bter", "wаter", "\u202eretaw", "water\0", "x" * 100_000]
+)
+def test_captions_that_hide_something(shards: Path, text: str) -> None:
+    """In the tar, where the trainers of others read it, and in the index, where ours does."""
+    rewritten(
+        shards, lambda old: [(i, d) if not i.name.endswith(".txt") else member(i.name, text.encode()) for i, d in old]
+    )
+    found(shards, "the caption")
+    changed(shards, "caption_paper", lambda values: [text] * len(values))
+    found(shards, "caption_paper is")
+
+
+@pytest.mark.parametrize("url", ["pipe:touch evil", "http://169.254.169.254/x.tar", "/etc/passwd", "../x.tar"])
+def test_a_list_for_wids_that_leads_elsewhere(shards: Path, url: str) -> None:
+    """wids and webdataset run what stands behind pipe:."""
+    one = json.loads((shards / "shards.json").read_text())["shards"][0]
+    keys = {key: one[key] for key in ("nsamples", "bytes", "sha256")}
+    (shards / "train-s2.json").write_text(json.dumps({"shardlist": [keys | {"url": one["url"]}]}))
+    assert not [f for f in verify(target_of(str(shards), ""), quiet=True).findings if "wids" in f.what]
+    (shards / "train-s2.json").write_text(json.dumps({"shardlist": [keys | {"url": url}]}))
+    found(shards, "the list for wids does not name the tars of shards.json")
+
+
 def test_control_limits_are_measured() -> None:
     """What the limits are measured with sees memory that is taken, and given back before the end."""
     with pytest.raises(AssertionError, match="it took"), bounded():
