@@ -178,14 +178,15 @@ def _read_index(path: Path, sha256: str, tar_bytes: int) -> pa.Table:
         raise Problem(f"the index is damaged: {error}", where=str(path), fix="make shards again", code=4) from None
 
 
-NAMES = ("chip_id", "cell", "block")
-"""Columns that become words of files and names of others: a blank or a line break in them would be two words there."""
+NAME = {"chip_id": "[A-Za-z0-9_-]", "cell": "[A-Za-z0-9_-]", "block": "[A-Za-z0-9_.-]"}
+"""Characters of what becomes words of files and names of others, where a blank or a line break would make it two."""
 
 
 def _check_rows(index: pa.Table, path: Path) -> pa.Table:
     """The index, if its rows are of samples as this program writes them; else Problem (code 4)."""
-    columns = {name: index.column(name).combine_chunks() for name in (*NAMES, "sensor", "split", "scene")}
-    right = {name: pc.match_substring_regex(columns[name], "^[A-Za-z0-9_-]{1,200}$") for name in NAMES}
+    columns = {name: index.column(name).combine_chunks() for name in (*NAME, "sensor", "split", "scene")}
+    # RE2's $ is the end of the text; a block's name has the dot of its size (b1.2).
+    right = {name: pc.match_substring_regex(columns[name], f"^{NAME[name]}{{1,200}}$") for name in NAME}
     right |= {"sensor": pc.is_in(columns["sensor"], pa.array(SENSORS))}
     right |= {"split": pc.is_in(columns["split"], pa.array(SPLITS)), "scene": pc.utf8_is_printable(columns["scene"])}
     for name, good in right.items():

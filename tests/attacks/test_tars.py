@@ -272,6 +272,7 @@ IDS = [
     "a/b",
     "a.b",
     "x\ny",
+    "x\n",
     "x 0 y 1",
     "a\0b",
     "' OR 1=1 --",
@@ -284,12 +285,15 @@ IDS = [
 
 
 @pytest.mark.parametrize("name", IDS, ids=[repr(name)[:20] for name in IDS])
-@pytest.mark.parametrize("column", ["chip_id", "cell", "sensor", "split"])
+@pytest.mark.parametrize("column", ["chip_id", "cell", "block", "sensor", "split"])
 def test_names_that_are_paths_lists_or_commands(shards: Path, column: str, name: str) -> None:
     """They stand in qrels, on contact sheets and in what a search says."""
+    if (column, name) == ("block", "a.b"):
+        return  # blocks of 1.2 km have a dot in their name
     changed(shards, column, lambda values: [name, *values[1:]])
     refused(lambda: open_shards([shards]), f"a sample's {column} is", code=4)
-    found(shards, {"sensor": "its sensor is none of", "split": "its split is none of"}.get(column, "is no name"))
+    if column != "block":  # which verify does not look at: nothing is named after it there
+        found(shards, {"sensor": "its sensor is none of", "split": "its split is none of"}.get(column, "is no name"))
 
 
 def changed(shards: Path, column: str, change: Callable[[list[Any]], list[Any]]) -> None:
