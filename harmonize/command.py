@@ -6,16 +6,27 @@ import signal
 import sys
 from collections.abc import Callable
 
+from harmonize.disk import disk_problem
 from harmonize.problem import Problem
 
 
 def run_command(app: Callable[[], object]) -> None:
-    """Run a command line; a Problem is printed without a traceback and leaves with its code."""
+    """Run a command line; a Problem is printed without a traceback and leaves with its code, and so does a full disk,
+    wherever it strikes."""
     try:
         app()
     except Problem as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(problem.code)
+        _leave(problem)
+    except OSError as error:
+        told = disk_problem(error)
+        if told is None:
+            raise
+        _leave(told)
+
+
+def _leave(problem: Problem) -> None:
+    print(f"error: {problem}", file=sys.stderr)
+    sys.exit(problem.code)
 
 
 def stop_on_interrupt() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
+from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from harmonize.problem import Problem
@@ -22,6 +24,14 @@ _LOCK = threading.Lock()
 """The SDK's cache of tokens has none: threads that start together would each ask for a token, and be told 429."""
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file or folder is there; no for what cannot be a name (NUL in it, too long for a disk)."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def is_signed(href: str) -> bool:
     """Whether an address carries a signature or a key in its query string."""
     query = href.partition("?")[2].partition("#")[0]
@@ -31,6 +41,8 @@ def is_signed(href: str) -> bool:
 
 def without_secrets(href: str | None) -> str | None:
     """What a manifest names, as it is: it stands in receipts. ValueError (what | fix) where it holds a secret."""
+    if href and not href.isprintable():
+        raise ValueError("a path or address holds a character that is not seen | write it anew")
     if href and (is_signed(href) or _USER.search(href)):
         raise ValueError(
             "an address with a signature, key or password would be written into receipts | give the plain address; "
@@ -43,7 +55,8 @@ def unsigned(href: str) -> str:
     """An href as it may stand in a table: one that arrives signed loses its query string, one with a user's name and
     password loses them, `file://` is a path."""
     if href.startswith("file://"):
-        return urlsplit(href).path
+        with contextlib.suppress(ValueError):  # no address at all: told where it is checked
+            return urlsplit(href).path
     href = _USER.sub("://", href)
     return href.partition("?")[0] if "?" in href and is_signed(href) else href
 

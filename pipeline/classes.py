@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harmonize.problem import Problem
-from pipeline.raster import MARGIN_PX, Target, UnreadableRaster, bounds_in, named, open_raster, options_of, short
+from pipeline.raster import (
+    MARGIN_PX,
+    Target,
+    UnreadableRaster,
+    bounds_in,
+    check_window,
+    named,
+    open_raster,
+    options_of,
+    short,
+)
 from pipeline.source import Source
 
 if TYPE_CHECKING:
@@ -35,7 +45,9 @@ def read_classes(
         margin = MARGIN_PX * abs(raster.rio.transform().a)
         west, south, east, north = bounds_in(bounds, epsg, raster.rio.crs)
         try:
-            part = raster.rio.clip_box(west - margin, south - margin, east + margin, north + margin).load()
+            part = raster.rio.clip_box(west - margin, south - margin, east + margin, north + margin)
+            check_window(part, href)
+            part = part.load()
         except (NoDataInBounds, OneDimensionalRaster):
             return None  # one row or column can only be margin
         except RasterioIOError as error:

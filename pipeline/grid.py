@@ -105,6 +105,19 @@ def transformer(source: int, target: int) -> Transformer:
     return Transformer.from_crs(source, target, always_xy=True)
 
 
+@functools.lru_cache(maxsize=256)
+def is_known(epsg: int) -> bool:
+    """Whether there is a CRS of this number."""
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        CRS.from_epsg(epsg)
+    except CRSError:
+        return False
+    return True
+
+
 def centres(cells: list[Cell]) -> tuple[np.ndarray, np.ndarray]:
     """lon, lat (degrees) of the centres of cells that share one EPSG."""
     bounds = np.array([c.bounds for c in cells], float).reshape(-1, 4)

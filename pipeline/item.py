@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.problem import Problem, nearest
-from pipeline.access import unsigned
+from pipeline.access import is_there, unsigned
 from pipeline.catalog import Item
+from pipeline.grid import is_known
 from pipeline.radiometry import baseline_number
+from pipeline.reach import check_href
 from pipeline.region import Imagery
 from pipeline.sandbox import href_of
 from pipeline.source import Source
@@ -33,10 +35,11 @@ def footprint(item: Item) -> Any:
 
     try:
         drawn = shapely.from_geojson(json.dumps(item["geometry"]))
-    except shapely.errors.GEOSException:
+    except (shapely.errors.GEOSException, RecursionError, ValueError):
         raise Problem("an item's geometry is not GeoJSON", where=name_of(item), fix="mend the item") from None
     west, south, east, north = drawn.bounds if not drawn.is_empty else (999.0,) * 4
-    if west < -180.001 or east > 180.001 or south < -90.001 or north > 90.001:
+    # Written so that NaN is outside too.
+    if not (-180.001 <= west <= east <= 180.001 and -90.001 <= south <= north <= 90.001):
         raise Problem(
             "an item's geometry is empty or not in degrees",
             where=name_of(item),
@@ -147,19 +150,13 @@ def asset_href(item: Item, key: str, band: str, use: Imagery, work: Work) -> str
     if not href:
         fix = f"{nearest(key, item['assets'])}; source '{use.source}' says {band} = \"{key}\""
         raise Problem(f"asset '{key}' ({band}) is missing", where=where, fix=fix)
-    if not _is_there(work.openable(href)):
+    check_href(href, work.region.source(use.source), where)
+    local = work.openable(href)
+    if "://" not in local and not is_there(Path(local)):
         raise Problem(
             f"the file of asset '{key}' is not there: {href[:200]}", where=where, fix="restore it, or mend the href"
         )
     return href
-
-
-def _is_there(opened: str) -> bool:
-    """Whether a local file is there; of others nobody knows yet."""
-    try:
-        return "://" in opened or Path(opened).exists()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def stored(href: str, work: Work) -> str:
@@ -175,7 +172,9 @@ def raster_place(item: Item, source: Source, href: str, work: Work, use: Imagery
     asset = item["assets"][source.assets[reference_band(source)]]
     p = item["properties"] | {k: v for k, v in asset.items() if v is not None}
     code = str(p.get("proj:code") or "")
-    epsg = p.get("proj:epsg") or (int(code.removeprefix("EPSG:")) if re.fullmatch(r"EPSG:\d+", code) else None)
+    epsg = p.get("proj:epsg") or (int(code.removeprefix("EPSG:")) if re.fullmatch(r"EPSG:\d{4,6}", code) else None)
+    if epsg and not is_known(int(epsg)):
+        raise Problem(f"there is no CRS EPSG:{epsg}", where=name_of(item), fix="mend the item, or leave it out")
     t, shape = p.get("proj:transform"), p.get("proj:shape")
     if epsg and t and shape:
         return int(epsg), [t[2], t[5] + t[4] * shape[0], t[2] + t[0] * shape[1], t[5]]

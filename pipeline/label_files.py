@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.problem import Problem
-from pipeline.access import unsigned
+from pipeline.access import is_there, unsigned
 from pipeline.catalog import Item, checked_item, read_items
 from pipeline.item import day_shown, footprint, name_of
 from pipeline.label_search import label_items
+from pipeline.reach import check_href
 from pipeline.region import LabelUse, Region
 from pipeline.sandbox import SCHEME
 from pipeline.source import Source
@@ -67,7 +68,7 @@ def _named_file(region: Region, k: int) -> str:
     use = region.labels[k]
     source = region.source(use.source)
     href = href_of(use, source, region)
-    if "://" not in href and not href.startswith("/vsi") and not Path(href).exists():
+    if "://" not in href and not href.startswith("/vsi") and not is_there(Path(href)):
         base = "the manifest's folder" if use.href else f"{source.base}; a region gives its own href"
         raise Problem(
             f"there is no label file {href}", where=where_of(region, k), fix=f"check href; it is relative to {base}"
@@ -90,9 +91,12 @@ def _of_items(items: list[Item], work: Work, use: LabelUse, where: str) -> Itera
         raise Problem("the label source does not name its asset", where=where, fix="add asset = 'data' to the source")
     for item in items:
         checked_item(item, item["_file"])
-        href = work.openable(unsigned(str(item["assets"].get(source.asset, {}).get("href") or "")))
-        if not item["assets"].get(source.asset, {}).get("href") or ("://" not in href and not Path(href).exists()):
-            place = f"{name_of(item)}, key 'assets.{source.asset}'"
+        place = f"{name_of(item)}, key 'assets.{source.asset}'"
+        named = unsigned(str(item["assets"].get(source.asset, {}).get("href") or ""))
+        if named:
+            check_href(named, source, place)
+        href = work.openable(named)
+        if not named or ("://" not in href and not is_there(Path(href))):
             raise Problem(
                 "the label asset is missing", where=place, fix=f"assets there: {', '.join(sorted(item['assets']))}"
             )

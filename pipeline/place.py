@@ -12,6 +12,10 @@ from pipeline.region import Region
 if TYPE_CHECKING:
     import shapely
 
+MOST_CELLS = 20_000_000
+"""Of one region: all of Europe has 7 million of the default size."""
+EARTH_RADIUS_M = 6_371_007
+"""Of the sphere with the Earth's area (authalic)."""
 _BANDS = "CDEFGHJKLMNPQRSTUVWX"
 _COLUMNS = ("ABCDEFGH", "JKLMNPQR", "STUVWXYZ")
 _ROWS = "ABCDEFGHJKLMNPQRSTUV"
@@ -22,19 +26,40 @@ def area_of(region: Region) -> shapely.Geometry:
     import shapely
 
     if region.bounds is not None:
-        return shapely.box(*region.bounds)
-    if region.mgrs is not None:
-        return shapely.union_all([mgrs_square(tile, region) for tile in region.mgrs])
-    return _from_file(region)
+        area = shapely.box(*region.bounds)
+    elif region.mgrs is not None:
+        area = shapely.union_all([mgrs_square(tile, region) for tile in region.mgrs])
+    else:
+        area = _from_file(region)
+    _check_size(area, region)
+    return area
+
+
+def _check_size(area: shapely.Geometry, region: Region) -> None:
+    """Before anything is asked of an archive: cells are held in memory, and a world of them is none of one region."""
+    import numpy as np
+    import shapely
+
+    # Longitude against the sine of latitude keeps areas (Lambert's cylindrical equal-area projection).
+    flat = shapely.transform(area, lambda xy: np.column_stack([np.radians(xy[:, 0]), np.sin(np.radians(xy[:, 1]))]))
+    count = flat.area * EARTH_RADIUS_M**2 / (region.size_px * 10) ** 2
+    if count > MOST_CELLS:
+        raise Problem(
+            f"the region has {count:.2g} cells of {region.size_px * 10} m, more than {MOST_CELLS:.0e}",
+            where=str(region.path),
+            fix="make it smaller, build it as several regions, or take a larger size_px",
+        )
 
 
 def _from_file(region: Region) -> shapely.Geometry:
     import shapely
 
+    from pipeline.event_area import check_degrees
     from pipeline.vector import read_vector
 
     path = region.relative(region.geometry or "")
     frame = read_vector(path, where=f"{region.path}, key 'geometry'")
+    check_degrees(frame, path, f"{region.path}, key 'geometry'")
     area = shapely.union_all(shapely.make_valid(frame.to_crs(4326).geometry.values))
     if area.is_empty or area.area == 0:
         raise Problem("the geometry has no area", where=str(path), fix="give polygons, not points or lines")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.access import PAID
+from pipeline.access import PAID, is_there
 
 if TYPE_CHECKING:
     import rasterio.crs
@@ -34,6 +34,13 @@ GDAL_OPTIONS: dict[str, Any] = {
 }
 """For remote COGs: no directory listings, few and retried range requests (GDAL user manual, configuration options)."""
 
+DRIVERS = {"GTiff": "GeoTIFF", "JP2OpenJPEG": "JPEG 2000", "HFA": "Erdas Imagine", "AAIGrid": "Arc/Info ASCII Grid"}
+"""Formats that are read: those that hold pixels. A VRT, or what else GDAL opens by its text or name, names other files
+and addresses, and gives their bytes as pixels."""
+MOST_BYTES = 2 << 30
+"""Of one window with all its bands: a strip over a whole tile has 22 MB a band, a window of a 1 m label map 1.5 GB."""
+MOST_BLOCK_BYTES = 256 << 20
+"""Of one block with all its bands, which GDAL reads whole for any pixel of it; a whole tile as one block has 241 MB."""
 LATTICE_TOLERANCE_PX = 1e-3
 """Lattices that agree to a thousandth of a pixel are one lattice: catalogues write transforms with float noise."""
 MARGIN_PX = 3
@@ -70,20 +77,67 @@ def open_raster(href: str) -> xr.DataArray:
     """A raster as a lazy DataArray (band, y, x); nothing is read yet, nothing is cached or locked."""
     import rasterio
     import rasterio.errors
-    import rioxarray
     import xarray
 
     name, options = options_of(href)
     try:
         with rasterio.Env(**options):
-            opened = rioxarray.open_rasterio(name, cache=False, lock=False)
+            opened = _opened(name)
     except rasterio.errors.RasterioIOError as error:
+        raise UnreadableRaster(f"{named(href)}: {short(error)}{_is_text(name)}") from None
+    except (ValueError, OverflowError, MemoryError) as error:  # NUL in a name; sizes that no array has
         raise UnreadableRaster(f"{named(href)}: {short(error)}") from None
     if not isinstance(opened, xarray.DataArray):
         raise UnreadableRaster(f"{named(href)}: has several rasters inside")
     if opened.rio.crs is None:
         raise UnreadableRaster(f"{named(href)}: has no CRS")
+    _check_sizes(opened, href)
     return opened
+
+
+def _opened(name: str) -> Any:
+    """By the first of DRIVERS that knows it: rasterio takes one at a time."""
+    import rasterio.errors
+    import rioxarray
+
+    for driver in DRIVERS:
+        try:
+            return rioxarray.open_rasterio(name, cache=False, lock=False, driver=driver)
+        except rasterio.errors.RasterioIOError as error:
+            if driver == list(DRIVERS)[-1] or "not recognized" not in str(error):
+                raise
+    raise AssertionError("there is no driver")
+
+
+def _check_sizes(raster: xr.DataArray, href: str) -> None:
+    transform, blocks = raster.rio.transform(), raster.encoding.get("preferred_chunks", {})
+    if not all(map(math.isfinite, transform[:6])) or transform.is_degenerate:
+        raise UnreadableRaster(f"{named(href)}: its pixels have no size")
+    block = math.prod(blocks.values()) * raster.sizes["band"] * raster.dtype.itemsize
+    if block > MOST_BLOCK_BYTES:
+        raise UnreadableRaster(
+            f"{named(href)}: its blocks have {block >> 20} MiB, more than {MOST_BLOCK_BYTES >> 20}; "
+            "write it as a Cloud Optimized GeoTIFF"
+        )
+
+
+def check_window(part: xr.DataArray, href: str) -> None:
+    """Before it is loaded: a raster may claim more pixels in a chip than there is memory."""
+    size = math.prod(part.shape) * part.dtype.itemsize
+    if size > MOST_BYTES:
+        what = f"{' x '.join(map(str, part.shape))} {part.dtype} pixels in one window, more than {MOST_BYTES >> 30} GiB"
+        raise UnreadableRaster(f"{named(href)}: {what}")
+
+
+def _is_text(name: str) -> str:
+    """What else to say of a file that is no raster: it may be one that names rasters."""
+    path = Path(name)
+    if "://" in name or not is_there(path) or not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        start = file.read(1024).lstrip()
+    said = f" (read are {', '.join(DRIVERS.values())}; a VRT is not: write what it shows into a GeoTIFF)"
+    return said if start.startswith(b"<") else ""
 
 
 def header(href: str) -> Header:
@@ -106,7 +160,9 @@ def read_window(
         if left >= right or top >= low:
             return None
         try:
-            part = raster.isel(x=slice(left, right), y=slice(top, low)).load()
+            part = raster.isel(x=slice(left, right), y=slice(top, low))
+            check_window(part, href)
+            part = part.load()
         except (rasterio.errors.RasterioIOError, rasterio.errors.WindowError) as error:
             raise UnreadableRaster(f"{named(href)}: {short(error)}") from None
     import affine

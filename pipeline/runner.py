@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harmonize.problem import Problem
+from harmonize.problem import Problem, printable
 from pipeline import tables
 from pipeline.cluster import SERIAL, Scheduler
 from pipeline.receipt import (
@@ -295,7 +295,7 @@ def summary(receipt: Receipt) -> str:
 
 def say(text: str) -> None:
     """Summaries go to stderr, so that what a command prints can be piped."""
-    print(text, file=sys.stderr, flush=True)
+    print("\n".join(map(printable, text.splitlines())), file=sys.stderr, flush=True)
 
 
 def load(path: str | Path, out: str) -> tuple[Region, Store]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import re
 import tokenize
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -25,9 +26,11 @@ SPLITS = ("train", "val", "test")
 
 OF_A_TAR: dict[str, type] = {"url": str, "nsamples": int, "bytes": int, "sha256": str, "split": str, "sensor": str}
 """What shards.json says of each tar."""
-LARGEST_PX = 12_000
-"""Side of the largest chip that a reader believes in: more than a whole Sentinel-2 tile. Arrays of this size are taken
-from memory before any of their bytes is read."""
+SMALLEST_SAMPLE = 4 * 512
+"""Bytes in a tar: headers and data of an array and of a text."""
+LARGEST_PX = 6000
+"""Side of the largest chip, in manifests and for a reader: arrays of this size are taken from memory before any of
+their bytes is read."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,12 @@ GROUPS: dict[str, tuple[Group, ...]] = {
 DTYPE: dict[str, str] = {"s2": "uint16", "s1": "float16"}
 """s2: reflectance x 10000 with the baseline offset removed, 0 = nodata. s1: gamma0 in dB, NaN = nodata."""
 UNIT: dict[str, str] = {"s2": "reflectance x 10000", "s1": "gamma0 dB"}
+SAID = {
+    "bands": {s: {g.name: list(g.bands) for g in groups} for s, groups in GROUPS.items()},
+    "dtype": DTYPE,
+    "unit": UNIT,
+}
+"""What shards.json says of the arrays: who reads it would read other channels if it said something else."""
 CANONICAL_BANDS: dict[str, tuple[str, ...]] = {
     "s2": ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"),
     "s1": ("VV", "VH"),
@@ -172,8 +181,11 @@ def shards_wrong(about: Any) -> str | None:
         return "it does not name index.parquet with its sha256"
     if type(size) is not int or size % 6 or not 0 < size <= LARGEST_PX:
         return f"its size_px is no multiple of 6 up to {LARGEST_PX}"
-    if not isinstance(about.get("region"), str):
-        return "it does not say its region"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(about.get("region"))):
+        return "its region is no name"
+    for key, wanted in SAID.items():
+        if about.get(key) != wanted:
+            return f"its {key} are not those of this program"
     described = about.get("described_by") or {}
     if not isinstance(described, dict) or not all(isinstance(one, str) for one in described.values()):
         return "its list of what describes it is damaged"
@@ -183,5 +195,5 @@ def shards_wrong(about: Any) -> str | None:
 def _is_shard(shard: Any) -> bool:
     if not isinstance(shard, dict) or any(type(shard.get(key)) is not kind for key, kind in OF_A_TAR.items()):
         return False
-    counts = min(shard["bytes"], shard["nsamples"]) >= 0
+    counts = 0 <= shard["nsamples"] * SMALLEST_SAMPLE <= shard["bytes"] < 2**63
     return counts and shard["split"] in SPLITS and shard["sensor"] in SENSORS

@@ -146,7 +146,7 @@ def _move(xy: np.ndarray, source: int, target: int) -> np.ndarray:
 
 def file_stem(scene: str) -> str:
     """A scene's id as a file name: ids come from catalogues and may hold anything."""
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in scene)[:120]
+    return "".join(c if (c.isascii() and c.isalnum()) or c in "-_" else "_" for c in scene)[:120]
 
 
 def _write(work: Work, name: str, rows: list[dict[str, Any]], scene: dict[str, Any]) -> str:

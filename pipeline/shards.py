@@ -20,7 +20,7 @@ from pipeline.contents import contents_of, licences
 from pipeline.label_agreement import AGREEMENT
 from pipeline.receipt import counted_as, digest
 from pipeline.region import Region
-from pipeline.sample import DTYPE, FORMAT_VERSION, GROUPS, SENSORS, SPLITS, UNIT
+from pipeline.sample import FORMAT_VERSION, SAID, SENSORS, SPLITS
 from pipeline.splits import report_of
 from pipeline.tars import PLACES, PLAN, RECEIPTS, Tar, TarReceipt, samples_per_tar, write_tar
 from pipeline.verify_index import SUMS
@@ -208,9 +208,7 @@ def _write_index(work: Work, samples: pa.Table, index: pa.Table, tars: list[TarR
         "size_px": region.size_px,
         "vocabulary": list(CLASSES),
         "vocabulary_version": VOCABULARY_VERSION,
-        "bands": {sensor: {g.name: list(g.bands) for g in GROUPS[sensor]} for sensor in SENSORS},
-        "dtype": DTYPE,
-        "unit": UNIT,
+        **SAID,
         "caption_style": region.captions.style,
         "quicklook": region.shards.quicklook,
         "licences": licences(region),

@@ -17,9 +17,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import requests
 from pystac_client.stac_api_io import StacApiIO
+from requests.adapters import HTTPAdapter
 
 from harmonize.problem import Problem
 from harmonize.record import from_json
+from pipeline.reach import check_page, reach_of
 from pipeline.sandbox import size_of
 
 RETRIED = frozenset({429, 500, 502, 503, 504})
@@ -43,6 +45,8 @@ class Patience:
 
 
 PATIENCE = Patience()
+MOST_BYTES, PIECE_BYTES = 64 << 20, 1 << 16
+"""Of one answer: a page of 250 items has 12 MB at the most; and what is taken of it at once."""
 HASTY_TRIES = 3
 """Tries of an API that has not answered at all yet: a wrong address shall not take minutes."""
 
@@ -57,17 +61,37 @@ def public(address: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+class GuardedAdapter(HTTPAdapter):
+    """Each request of a session, redirected ones too, goes where its API may send us (see `reach`)."""
+
+    def __init__(self, most: int, where: str) -> None:
+        super().__init__()
+        self._most, self._where = most, where
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        check_page(str(request.url), self._most, self._where)
+        return super().send(request, *args, **kwargs)
+
+
 class PatientIO(StacApiIO):
     """pystac-client's reader with our retries; each failure is a Problem that names the address."""
 
-    def __init__(self, api: str, where: str, patience: Patience | None = None) -> None:
+    def __init__(self, api: str, where: str, patience: Patience | None = None, most: int | None = None) -> None:
         super().__init__(max_retries=None)
         self.api, self.where = api, where
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, GuardedAdapter(reach_of(api) if most is None else most, where))
         if size_of(api):
             self.session.trust_env = False  # a proxy of the environment does not know this machine's own addresses
         self.patience = patience or PATIENCE
         self.address = api
         self.answered = False
+
+    def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
+        """The text of a page. pystac-client would open a file of this machine where a link names no address."""
+        if isinstance(source, str) and not source.lower().startswith(("http://", "https://")):
+            raise self.odd(f"a link names no address: {source.partition('?')[0][:80]}")
+        return super().read_text(source, *args, **kwargs)
 
     def request(
         self,
@@ -101,7 +125,8 @@ class PatientIO(StacApiIO):
         """One try: the answer, if there is one, and what was seen in a few words."""
         timeout = self.patience.connect_s, self.patience.read_s
         try:
-            response = self.session.request(method, href, headers=headers, timeout=timeout, **body)
+            response = self.session.request(method, href, headers=headers, timeout=timeout, stream=True, **body)
+            self._take(response)
         except requests.Timeout:
             return None, f"no answer within {self.patience.read_s:g} s"
         except requests.exceptions.SSLError:
@@ -122,6 +147,16 @@ class PatientIO(StacApiIO):
                 fix=f"give the address it has moved to as api; the search goes to {public(response.url)}",
             )
         return response, f"HTTP {response.status_code} {response.reason}"
+
+    def _take(self, response: requests.Response) -> None:
+        """Take in an answer's body up to MOST_BYTES, whatever it is packed into: some bytes may unpack to gigabytes."""
+        body = bytearray()
+        for piece in response.iter_content(PIECE_BYTES):
+            body += piece
+            if len(body) > MOST_BYTES:
+                response.close()
+                raise self.odd(f"an answer has more than {MOST_BYTES >> 20} MiB")
+        response._content = bytes(body)  # what .content and .text give from here on
 
     def _gave_up(self, tries: int, seen: str, asked: float) -> Problem:
         if asked > self.patience.budget_s:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from harmonize.disk import disk_problem, disk_told
 from harmonize.problem import Problem
 
 
@@ -34,7 +35,9 @@ class Store:
 
     def path(self, name: str) -> str:
         if name.startswith("/") or ".." in name.split("/"):
-            raise Problem(f"'{name}' would leave {self.root}", fix="use names without .. and without a leading /")
+            raise Problem(
+                f"'{name}' would leave its folder", where=self.root, fix="use names without .. and without a leading /"
+            )
         return f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:
@@ -65,13 +68,10 @@ class Store:
         if self.remote:
             self._fs.pipe_file(self.path(name), data)
         else:
-            target = Path(self.path(name))
-            draft = self.draft(name)
-            with draft.open("wb") as file:
+            with self.drafting(name) as draft, draft.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            draft.replace(target)
         return hashlib.sha256(data).hexdigest()
 
     def draft(self, name: str) -> Path:
@@ -94,18 +94,24 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if problem := disk_problem(error, self.root):
+                raise problem from None
             raise Problem(f"cannot write here: {error.strerror}", where=self.root, fix="name another OUT") from None
 
     @contextlib.contextmanager
     def drafting(self, name: str) -> Iterator[Path]:
-        """A draft to write and fsync in the block; it is put in its place at the end, or removed if the block fails."""
+        """A draft to write and fsync in the block; it is put in its place at the end, or removed if the block fails.
+
+        Raises Problem (code 1) where the disk takes no more.
+        """
         draft = self.draft(name)
-        try:
-            yield draft
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
-        self.adopt(draft, name)
+        with disk_told(self.root):
+            try:
+                yield draft
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
+            self.adopt(draft, name)
 
     def adopt(self, draft: Path, name: str) -> None:
         """Put a finished draft in its place; it must have been fsynced."""
@@ -125,8 +131,9 @@ class Store:
         if not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
             part = copy.with_name(f"{copy.name}.{os.getpid()}.tmp")
-            self._fs.get_file(self.path(name), str(part))
-            part.replace(copy)
+            with disk_told(str(copy.parent)):
+                self._fs.get_file(self.path(name), str(part))
+                part.replace(copy)
         return copy
 
     def walk(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.store import Store
 
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
 SUMS = "SHA256SUMS"
 """The list for `sha256sum -c` beside shards.json."""
 Wrong = tuple[str, str, str]
@@ -112,6 +114,7 @@ def _rows_wrong(columns: dict[str, np.ndarray], shards: dict[str, Any], size_px:
         ((label & ~ALL_MASK) != 0, "label_mask has bits outside the vocabulary"),
         ((known & ~ALL_MASK) != 0, "known_mask has bits outside the vocabulary"),
         ((label & ~known) != 0, "label_mask has classes that known_mask does not know"),
+        (_odd_names(columns), "its chip_id or cell is no name: letters, digits, _ and -"),
         (~np.isin(columns["sensor"], SENSORS), "its sensor is none of " + ", ".join(SENSORS)),
         (~np.isin(columns["split"], SPLITS), "its split is none of " + ", ".join(SPLITS)),
         (columns["size_px"] != size_px, f"its size_px is not the {size_px} of shards.json"),
@@ -120,6 +123,12 @@ def _rows_wrong(columns: dict[str, np.ndarray], shards: dict[str, Any], size_px:
     ):
         for k in np.flatnonzero(wrong):
             yield "", columns["chip_id"][k], what
+
+
+def _odd_names(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """bool (N,): names that lead elsewhere, or would be two words in a list."""
+    names = zip(columns["chip_id"], columns["cell"], strict=True)
+    return np.array([not all(_NAME.fullmatch(str(name)) for name in pair) for pair in names], bool)
 
 
 def _captions_wrong(columns: dict[str, np.ndarray], texts: np.ndarray) -> Iterator[Wrong]:

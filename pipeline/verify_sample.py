@@ -113,7 +113,7 @@ def _record_findings(data: bytes, row: dict[str, Any]) -> Iterator[str]:
     try:
         record = from_json(data)
         labels = {label["name"]: float(label["share"]) for label in record["labels"]}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         yield f"the .json member cannot be read: {type(error).__name__}: {error}"
         return
     if any(record.get(name, record) != row[name] for name in SAME):
@@ -177,11 +177,12 @@ def _look_wrong(jpg: bytes, ten: np.ndarray | None, sensor: str, size_px: int) -
 
     try:
         with Image.open(io.BytesIO(jpg), formats=["JPEG"]) as image:
+            if image.size != (size_px, size_px):  # before it is unpacked: it may claim any size
+                yield f"the quick look has {image.width} x {image.height} pixels, not {size_px} x {size_px}"
+                return
             look = np.asarray(image.convert("RGB"), np.int16)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         yield f"the quick look cannot be read: {error}"
         return
-    if look.shape != (size_px, size_px, 3):
-        yield f"the quick look has {look.shape[1]} x {look.shape[0]} pixels, not {size_px} x {size_px}"
-    elif ten is not None and np.abs(look - quicklook({"10m": ten}, sensor)).mean() > LOOK_DIFFERS:
+    if ten is not None and np.abs(look - quicklook({"10m": ten}, sensor)).mean() > LOOK_DIFFERS:
         yield "the quick look shows something else than its arrays"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 HEAD = 256
 """Bytes of an array that are looked at where the rest is only hashed with the tar."""
+LARGEST_TEXT = 1 << 20
+"""Bytes of a caption or record: the largest have some kilobytes."""
 
 
 @dataclass
@@ -183,7 +185,9 @@ class _Walk:
 
     def _wanted(self, suffix: str, size: int) -> int:
         """How much of a member is looked at, in bytes: of most arrays their beginning."""
-        if suffix in ("txt", "json") or self._near:
+        if suffix in ("txt", "json"):
+            return size if size <= LARGEST_TEXT else 0
+        if self._near:
             return size if size < 1 << 30 else 0  # no member of ours is that large: not worth the memory
         return min(size, HEAD) if suffix.endswith(".npy") else 0
 

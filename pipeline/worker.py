@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harmonize.disk import disk_problem
 from harmonize.problem import Problem
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ def perform(expected: dict[str, str], job: bytes) -> Any:
         return function(work, argument)
     except Problem as problem:
         return Problem(problem.what, where=problem.where, fix=problem.fix, code=problem.code)
+    except OSError as error:
+        if told := disk_problem(error, f"worker on {socket.gethostname()}"):
+            return told
+        raise
 
 
 def _check_same(expected: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harmonize.disk import disk_told
 from harmonize.problem import Problem
 from harmonize.record import sealed
 from train.whole import check_files, read_sealed
@@ -27,17 +28,21 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_parts(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file, piece after piece, by tmp, fsync and rename; a failure half way leaves nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file, piece after piece, by tmp, fsync and rename; a failure half way leaves nothing.
+
+    Raises Problem (code 1) where the disk takes no more.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with disk_told(str(path.parent)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("wb") as file:
+                file.writelines(parts)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def save_checkpoint(
@@ -47,14 +52,27 @@ def save_checkpoint(
 
     order: where the streams of samples are (`Batches.state`).
     """
-    import torch
-    from safetensors.torch import save
-
     folder = run / "checkpoints" / f"step-{step:08d}"
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     for left in folder.parent.glob(".step-*.tmp"):  # by a killed process
         shutil.rmtree(left)
-    draft.mkdir(parents=True)
+    try:
+        with disk_told(str(run)):
+            draft.mkdir(parents=True)
+            _write_draft(draft, step, model, optimiser, order)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)  # a full disk wants its space back
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+    for old in checkpoints(run)[:-KEEP]:
+        shutil.rmtree(old)
+
+
+def _write_draft(draft: Path, step: int, model: Closp, optimiser: torch.optim.Optimizer, order: dict[str, Any]) -> None:
+    import torch
+    from safetensors.torch import save
+
     state = optimiser.state_dict()
     tensors = {
         f"{index}.{name}": value.detach().cpu().contiguous()
@@ -72,10 +90,6 @@ def save_checkpoint(
         files[f"{name}.safetensors"] = hashlib.sha256(data).hexdigest()
     about = {"step": step, "groups": state["param_groups"], "order": order, "files": files}
     write_whole(draft / "state.json", sealed(about))
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
-    for old in checkpoints(run)[:-KEEP]:
-        shutil.rmtree(old)
 
 
 def checkpoints(run: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def compare(runs: Sequence[Path], folder: Path) -> list[Table]:
     ]
     tables = tables_of(named)
     title = " and ".join(found)
-    parts = [f"<p>{notes(first.result)}</p>", *map(html_table, tables)]
+    parts = [f"<p>{html.escape(notes(first.result))}</p>", *map(html_table, tables)]
     write_whole(folder / "compare.html", page(title, parts, first.result["synthetic"]))
     said = {"runs": list(found), **record(named)}
     write_whole(folder / "compare.json", (json.dumps(said, indent=1, sort_keys=True) + "\n").encode())

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harmonize.disk import disk_told
 from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES
 from train.batches import Batch, Batches
@@ -254,7 +255,7 @@ def _cut(path: Path, step: int) -> None:
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a") as file:
+    with disk_told(str(path)), path.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 

@@ -159,8 +159,10 @@ def load_model(folder: Path) -> Closp:
         state = load_file(folder / "model.safetensors")
     except FileNotFoundError:
         raise Problem("there is no finished model here", where=str(folder), fix="make train first") from None
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, SafetensorError, RecursionError, OSError, MemoryError) as error:
         raise Problem(f"the model is damaged: {error}", where=str(folder), fix="train again", code=4) from None
+    if not isinstance(config, dict):
+        raise Problem("the model is damaged: config.json is no table", where=str(folder), fix="train again", code=4)
     if config.get("model_version") != MODEL_VERSION:
         what = f"this model is of version {config.get('model_version')}, this program reads {MODEL_VERSION}"
         raise Problem(what, where=str(folder), fix="train again with this version")

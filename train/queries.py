@@ -71,7 +71,7 @@ def load_queries(path: Path) -> list[Query]:
         record = from_json(path.read_text("utf-8"))
     except OSError as error:
         raise Problem(f"this cannot be read: {error.strerror}", where=str(path), fix="make it readable") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Problem(f"this is not valid JSON: {error}", where=str(path), fix="mend it, or make it again") from None
     return read_queries(record, str(path))
 

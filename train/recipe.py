@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from harmonize.manifest import Manifest, parse, parse_toml
 from harmonize.problem import Problem, nearest
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
 RICH_TOKENS = 96
 """Room for the longest rich caption (all twelve classes), start and end included; one of three classes has about 30."""
 
@@ -132,7 +132,7 @@ class Evaluation(Manifest):
 
 class Recipe(Manifest):
     name: str
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**62)
     embed_dim: Positive = 384
     vision: Vision = Vision()
     text: Text = Text()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harmonize.problem import Problem
+from harmonize.problem import Problem, printable
 from harmonize.record import sealed, unsealed
 from harmonize.vocabulary import names_of
 from pipeline.sample import SENSORS
@@ -104,10 +104,11 @@ def _rows(found: Samples, scores: np.ndarray) -> list[list[str]]:
 def _print(rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*HEAD, box=None)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(printable(word)) for word in row))  # as it is: [red] in an id is no colour
     console = Console()
     # A pipe has no width: nothing may be cut off there.
     console.print(table) if console.is_terminal else Console(width=240).print(table)

@@ -11,32 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from harmonize.problem import Problem
-from harmonize.record import from_json
-from harmonize.vocabulary import CLASSES
-from pipeline.sample import FORMAT_VERSION, SENSORS, SPLITS, shards_wrong
+from pipeline.sample import SENSORS, SPLITS
+from train.folder import COLUMNS, PLACES, read_about, read_index
 from train.reader import Reader as Reader  # where others look for it
 from train.tar_file import CACHE, TarFile, address_of, cached_folder, cached_tar, fetch_small
 
-COLUMNS = (
-    "chip_id", "cell", "block", "sensor", "scene", "datetime", "split", "shard", "size_px", "label_mask", "known_mask",
-    "caption_paper", "caption_rich", "lon", "lat", "sha256",
-)  # fmt: skip
 SAME = ("sha256", "label_mask", "known_mask", "split", "cell", "block", "lon", "lat", "caption_paper", "caption_rich")
 """Columns in which a chip of two folders must be the same."""
-PLACES = tuple(f"{what}_{group}" for group in ("10m", "20m", "60m") for what in ("offset", "length"))
-
-
-_TEXT = pa.types.is_string
-KINDS = {
-    **dict.fromkeys(COLUMNS, _TEXT),
-    **dict.fromkeys((*PLACES, "size_px", "label_mask", "known_mask"), pa.types.is_integer),
-    **dict.fromkeys(("lon", "lat"), pa.types.is_floating),
-    "datetime": pa.types.is_timestamp,
-}
-"""Column of the index -> what its type must be."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +141,7 @@ def _open_one(named: Path | str, skip_bad: bool, cache: Path) -> _Part:
     path = folder / about["index"]["file"]
     if url:
         fetch_small(f"{url}/{path.name}", path)
-    table = _read_index(path, about)
+    table = read_index(path, about)
     files, skipped = {}, []
     for shard in about["shards"]:
         name = str(shard["url"])
@@ -174,38 +157,6 @@ def _open_one(named: Path | str, skip_bad: bool, cache: Path) -> _Part:
         else:
             files[name] = TarFile(folder / name, shard["bytes"], shard["sha256"])
     return _Part(about, table, files, skipped)
-
-
-def _read_index(path: Path, about: dict[str, Any]) -> pa.Table:
-    def damaged(what: str) -> Problem:
-        return Problem(f"the index is damaged: {what}", where=str(path), fix="make shards again", code=4)
-
-    if not path.exists():
-        raise Problem("the index is missing", where=str(path), fix="make shards again")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != about["index"]["sha256"]:
-        raise Problem("the index is not the one shards.json names", where=str(path), fix="make shards again", code=4)
-    try:
-        table = pq.ParquetFile(path).read()  # by name: see pipeline.tables.read_parquet
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise damaged(str(error)) from None
-    if wrong := _index_wrong(table, about["size_px"]):
-        raise damaged(wrong)
-    return table
-
-
-def _index_wrong(table: pa.Table, size_px: int) -> str | None:
-    """What of the index cannot be used as it is; None: nothing."""
-    for name, kind in KINDS.items():
-        if name not in table.schema.names or not kind(table.schema.field(name).type):
-            return f"it has no column {name} of its type"
-        if name not in PLACES and table.column(name).null_count:
-            return f"its column {name} has empty values"
-    for name, known in (("sensor", SENSORS), ("split", SPLITS), ("size_px", (size_px,))):
-        if odd := set(table.column(name).to_pylist()) - set(known):
-            return f"its column {name} has {sorted(odd)[0]!r}, not {' or '.join(map(str, known))}"
-    return None
 
 
 def _wrong_tar(tar: Path, size: int) -> Problem | None:
@@ -235,32 +186,6 @@ def _without_bad(samples: Samples, skipped: list[str]) -> Samples:
 
 def _count(samples: int) -> str:
     return f"{samples} sample{'' if samples == 1 else 's'}"
-
-
-def read_about(folder: Path) -> dict[str, Any]:
-    """shards.json of a folder, its format version checked."""
-    path = folder / "shards.json"
-    if not path.exists():
-        raise Problem("there are no shards here", where=str(folder), fix="make shards REGION=…")
-    try:
-        about: dict[str, Any] = from_json(path.read_bytes())
-    except ValueError as error:
-        raise Problem(f"shards.json is damaged: {error}", where=str(path), fix="make shards again", code=4) from None
-    if not isinstance(about, dict):
-        raise Problem("shards.json is damaged: it is no JSON object", where=str(path), fix="make shards again", code=4)
-    if about.get("format_version") != FORMAT_VERSION:
-        raise Problem(
-            f"these shards are of format version {about.get('format_version')}, this program reads {FORMAT_VERSION}",
-            where=str(path),
-            fix="make shards again with this version",
-        )
-    if about.get("vocabulary") != list(CLASSES):
-        raise Problem(
-            "these shards have another vocabulary", where=str(path), fix="make shards again with this version"
-        )
-    if wrong := shards_wrong(about):
-        raise Problem(f"shards.json is damaged: {wrong}", where=str(path), fix="make shards again", code=4)
-    return about
 
 
 def _unique(columns: dict[str, np.ndarray], tars: list[Path]) -> dict[str, np.ndarray]:

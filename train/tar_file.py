@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from harmonize.disk import disk_problem, disk_told
 from harmonize.problem import Problem
 
 CACHE = Path("runs/cache")
@@ -109,7 +110,7 @@ def fetch(url: str, target: Path, size: int, sha256: str) -> None:
             raise Problem("the tar is not the one shards.json names", where=url, fix="copy it there again", code=4)
         draft.replace(target)
     except OSError as error:
-        raise _unreachable(url, error) from None
+        raise disk_problem(error, str(target.parent)) or _unreachable(url, error) from None
     finally:
         draft.unlink(missing_ok=True)
     for other in target.parent.glob(f"*-{target.name[HASH + 1 :]}"):
@@ -122,10 +123,11 @@ def _unreachable(url: str, error: OSError) -> Problem:
 
 
 def _whole(target: Path, data: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    draft.write_bytes(data)
-    draft.replace(target)
+    with disk_told(str(target.parent)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(data)
+        draft.replace(target)
 
 
 def _file_system(url: str) -> tuple[Any, str]:
