@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 
 from harmonize.problem import Problem
+from harmonize.secrets import guard_logs, redacted
 
 
 def run_command(app: Callable[[], object]) -> None:
-    """Run a command line; a Problem is printed without a traceback and leaves with its code."""
+    """Run a command line; a Problem is printed without a traceback and leaves with its code.
+
+    Any other exception is a mistake of ours: its traceback is printed, without what addresses and the environment hide.
+    """
+    sys.excepthook = _say_redacted
+    guard_logs()
     try:
         app()
     except Problem as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(problem.code)
+
+
+def _say_redacted(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    print(redacted("".join(traceback.format_exception(kind, error, where))), file=sys.stderr, end="")
 
 
 def stop_on_interrupt() -> None:
