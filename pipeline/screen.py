@@ -162,7 +162,7 @@ def _write(work: Work, name: str, rows: list[dict[str, Any]], scene: dict[str, A
     href = _scene_classes(scene, work.region)
     if href is not None:
         try:
-            _add_scene_classes(rows, work.openable(href, scene["source"]))
+            work.read(href, scene["source"], functools.partial(_add_scene_classes, rows))
         except UnreadableRaster as error:
             where = f"scene {scene['scene']} of {scene['source']}"
             fix = "mend the file, or leave the item out of the catalogue"
