@@ -166,6 +166,8 @@ def _write(work: Work, name: str, rows: list[dict[str, Any]], scene: dict[str, A
         except UnreadableRaster as error:
             where = f"scene {scene['scene']} of {scene['source']}"
             fix = "mend the file, or leave the item out of the catalogue"
+            if "://" in href:
+                fix = "run the same command again; what is screened already is not read again"
             raise Problem(f"the scene classes cannot be read: {error}", where=where, fix=fix) from None
     return tables.write_table(work.store, name, tables.table_of(rows, tables.SCREEN), tables.SCREEN)
 

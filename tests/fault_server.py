@@ -156,6 +156,8 @@ class FaultServer(StubStac):
     asked_of: Counter[str] = field(default_factory=Counter)
     """Requests by kind, and by kind and file."""
     plans: dict[str, Plan] = field(default_factory=dict)
+    reads: int = 0
+    """Files that a test has read, each under a name of its own."""
 
     @property
     def host(self) -> str:
