@@ -47,8 +47,11 @@ def guard_logs() -> None:
 
     def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = before(*args, **kwargs)
-        text = record.getMessage()
-        if (told := redacted(text)) != text:
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):  # logging would print its arguments as they are
+            record.msg, record.args, text = "(a message that its arguments do not fit)", None, ""
+        if text and (told := redacted(text)) != text:
             record.msg, record.args = told, None
         if record.exc_info and record.exc_info[0]:
             record.exc_text = redacted("".join(traceback.format_exception(*record.exc_info))).rstrip()

@@ -157,6 +157,8 @@ def check_rows(bed: Bed, out: Path, fault: str) -> None:
         else:
             assert row["dropped"].startswith(f"unreadable: {BROKEN}: ")
             assert "times, may be tried again" in row["dropped"]
+            assert bed.server.host not in row["dropped"]
+            assert CANARY not in row["dropped"]
             assert row["sha256"] is None
 
 
