@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 
 from harmonize.disk import disk_problem
 from harmonize.problem import Problem
+from harmonize.secrets import guard_logs, redacted
 
 
 def run_command(app: Callable[[], object]) -> None:
     """Run a command line; a Problem is printed without a traceback and leaves with its code, and so does a full disk,
-    wherever it strikes."""
+    wherever it strikes.
+
+    Any other exception is a mistake of ours: its traceback is printed, without what addresses and the environment hide.
+    """
+    sys.excepthook = _say_redacted
+    guard_logs()
     try:
         app()
     except Problem as problem:
@@ -27,6 +35,10 @@ def run_command(app: Callable[[], object]) -> None:
 def _leave(problem: Problem) -> None:
     print(f"error: {problem}", file=sys.stderr)
     sys.exit(problem.code)
+
+
+def _say_redacted(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    print(redacted("".join(traceback.format_exception(kind, error, where))), file=sys.stderr, end="")
 
 
 def stop_on_interrupt() -> None:

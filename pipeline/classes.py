@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harmonize.problem import Problem
-from pipeline.raster import (
-    MARGIN_PX,
-    Target,
-    UnreadableRaster,
-    bounds_in,
-    check_window,
-    named,
-    open_raster,
-    options_of,
-    short,
-)
+from pipeline.raster import MARGIN_PX, Target, bounds_in, check_window, named, open_raster, options_of, unreadable
 from pipeline.source import Source
 
 if TYPE_CHECKING:
@@ -51,7 +41,7 @@ def read_classes(
         except (NoDataInBounds, OneDimensionalRaster):
             return None  # one row or column can only be margin
         except RasterioIOError as error:
-            raise UnreadableRaster(f"{named(href)}: {short(error)}") from None
+            raise unreadable(href, error) from None
     nodata = [v for v in (*source.nodata_values, part.rio.nodata) if v is not None]
     codes = _likeliest(part.values, nodata) if source.probabilities else _coded(part.values[0], nodata)
     return part.isel(band=0, drop=True).copy(data=codes).rio.write_nodata(OUTSIDE)

@@ -181,7 +181,7 @@ def raster_place(item: Item, source: Source, href: str, work: Work, use: Imagery
     from pipeline import raster
 
     try:
-        head = raster.header(work.openable(href, use.source))
+        head = work.read(href, use.source, raster.header)
     except raster.UnreadableRaster as error:
         raise Problem(f"a raster's header cannot be read: {error}", where=name_of(item), fix="mend the file") from None
     if head.epsg is None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harmonize.problem import Problem
-from pipeline.access import reachable
 from pipeline.grid import Cell
 from pipeline.label_files import LabelFile, is_vector
 from pipeline.vector import BY_PLACE, Around, cell_shares, read_codes
 
 if TYPE_CHECKING:
     import geopandas
+    import xarray as xr
 
 SAMPLE_M = 10
 """Label rasters are looked at every 10 m: codes are counted, never averaged."""
@@ -88,17 +88,21 @@ def _measure_rasters(files: list[LabelFile], cells: list[Cell]) -> Iterator[tupl
 
 def _paint(codes: dict[Cell, np.ndarray], file: LabelFile, cells: list[Cell]) -> None:
     """Fill in a file's codes where no file before it had any; its nodata is nothing."""
-    from pipeline import classes, raster
+    from pipeline import classes, raster, remote
 
     if not cells:
         return
     boxes = np.array([cell.bounds for cell in cells], float)
     bounds = (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))
-    href = reachable(file.href, file.source.sign)
+
+    def reader(href: str) -> xr.DataArray | None:
+        return classes.read_classes(href, cells[0].epsg, bounds, file.source, file.where)
+
     try:
-        around = classes.read_classes(href, cells[0].epsg, bounds, file.source, file.where)
+        around = remote.read(file.href, file.source.sign, reader)
     except raster.UnreadableRaster as error:
-        raise Problem(f"a label raster cannot be read: {error}", where=file.where, fix="mend the file") from None
+        fix = "run the same command again, or mend the file" if "://" in file.href else "mend the file"
+        raise Problem(f"a label raster cannot be read: {error}", where=file.where, fix=fix) from None
     if around is None:
         return
     for cell in cells:

@@ -207,7 +207,7 @@ def read_strip(scene: dict[str, Any], members: list[dict[str, Any]], source: Sou
     for group in GROUPS[scene["sensor"]]:
         bands = []
         for band in group.bands:
-            part = raster.read_window(work.openable(assets[band], scene["source"]), around)
+            part = work.read(assets[band], scene["source"], lambda href: raster.read_window(href, around))
             if part is None:
                 return None
             bands.append(_harmonised(part.isel(band=0, drop=True), scene["sensor"], source))

@@ -6,7 +6,9 @@ Chips are cut from strips: copied where the pixel lattices agree, resampled from
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,12 +29,19 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
     "CPL_VSIL_CURL_CACHE_SIZE": "134217728",
     "GDAL_CACHEMAX": 256,
-    "GDAL_HTTP_MAX_RETRY": "8",
+    "GDAL_HTTP_MAX_RETRY": "3",
     "GDAL_HTTP_RETRY_DELAY": "1",
+    "GDAL_HTTP_RETRY_CODES": "429,500,502,503,504",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
     "GDAL_HTTP_TIMEOUT": "60",
+    "GDAL_HTTP_LOW_SPEED_TIME": "20",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
 }
-"""For remote COGs: no directory listings, few and retried range requests (GDAL user manual, configuration options)."""
+"""For remote COGs: no directory listings, few and retried range requests (GDAL user manual, configuration options).
+
+Several ranges of one request (MULTIRANGE=YES) would not be tried again (OSGeo/gdal#12933), so they are asked for one by
+one. What is no good after GDAL's tries, `remote.read` tries again as a whole. Slower than 1 kB/s for 20 s is a stall.
+"""
 
 DRIVERS = {"GTiff": "GeoTIFF", "JP2OpenJPEG": "JPEG 2000", "HFA": "Erdas Imagine", "AAIGrid": "Arc/Info ASCII Grid"}
 """Formats that are read: those that hold pixels. A VRT, or what else GDAL opens by its text or name, names other files
@@ -58,7 +67,10 @@ class Header:
 
 
 def options_of(href: str) -> tuple[str, dict[str, Any]]:
-    """The name GDAL opens, and GDAL's options for it: an address marked PAID is read at the reader's cost."""
+    """The name GDAL opens, and GDAL's options for it: an address marked PAID is read at the reader's cost, and one with
+    a fragment (`remote.read`) as it stands, since rasterio would drop it."""
+    if "#" in href and href.startswith(("http://", "https://")):
+        return f"/vsicurl/{href}", GDAL_OPTIONS
     if href.startswith(PAID):
         return href.removeprefix(PAID), GDAL_OPTIONS | {"AWS_REQUEST_PAYER": "requester"}
     return href, GDAL_OPTIONS
@@ -66,11 +78,30 @@ def options_of(href: str) -> tuple[str, dict[str, Any]]:
 
 def named(href: str) -> str:
     """A raster's file name for messages, without the query string that may sign it."""
-    return Path(href.partition("?")[0]).name
+    plain = href.partition("?")[0]
+    return Path(plain.partition("#")[0] if "://" in plain else plain).name
 
 
 class UnreadableRaster(Exception):
     """A raster could not be opened or read; the message says why, without secrets of the address."""
+
+    def __init__(self, message: str, seen: str = "") -> None:
+        super().__init__(message)
+        self.seen = seen or message
+        """All that was said on the way, for a program to look at; it may hold secrets."""
+
+
+def unreadable(href: str, error: Exception, more: str = "") -> UnreadableRaster:
+    """What GDAL could not open or read."""
+    return UnreadableRaster(f"{named(href)}: {short(error)}{more}", "\n".join(map(str, _chain(error))))
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and those it came from, the first one last."""
+    found = [error]
+    while (before := found[-1].__cause__ or found[-1].__context__) and before not in found:
+        found.append(before)
+    return found
 
 
 def open_raster(href: str) -> xr.DataArray:
@@ -84,9 +115,9 @@ def open_raster(href: str) -> xr.DataArray:
         with rasterio.Env(**options):
             opened = _opened(name)
     except rasterio.errors.RasterioIOError as error:
-        raise UnreadableRaster(f"{named(href)}: {short(error)}{_is_text(name)}") from None
+        raise unreadable(href, error, _is_text(name)) from None
     except (ValueError, OverflowError, MemoryError) as error:  # NUL in a name; sizes that no array has
-        raise UnreadableRaster(f"{named(href)}: {short(error)}") from None
+        raise unreadable(href, error) from None
     if not isinstance(opened, xarray.DataArray):
         raise UnreadableRaster(f"{named(href)}: has several rasters inside")
     if opened.rio.crs is None:
@@ -140,6 +171,18 @@ def _is_text(name: str) -> str:
     return said if start.startswith(b"<") else ""
 
 
+def forget(href: str) -> None:
+    """Drop what GDAL keeps of a file in a bucket: opened with this option, it is forgotten when it is closed."""
+    import rasterio
+    import rasterio.errors
+
+    name, options = options_of(href)
+    scheme, _, path = name.partition("://")
+    options = options | {"CPL_VSIL_CURL_NON_CACHED": f"/vsi{scheme}/{path}", "GDAL_HTTP_MAX_RETRY": "0"}
+    with rasterio.Env(**options), contextlib.suppress(rasterio.errors.RasterioIOError):
+        rasterio.open(name, driver="GTiff").close()
+
+
 def header(href: str) -> Header:
     """CRS, transform and shape of a raster."""
     with open_raster(href) as raster:
@@ -164,7 +207,7 @@ def read_window(
             check_window(part, href)
             part = part.load()
         except (rasterio.errors.RasterioIOError, rasterio.errors.WindowError) as error:
-            raise UnreadableRaster(f"{named(href)}: {short(error)}") from None
+            raise unreadable(href, error) from None
     import affine
 
     # isel keeps pixel-centre coordinates; writing the transform keeps it exact where the coordinates carry rounding.
@@ -183,9 +226,14 @@ def window_of(
     return left, top, right, low
 
 
+_ADDRESS = re.compile(r"'?(?:/vsi\w+/|\w+://)[^\s']*'?\s*")
+
+
 def short(error: Exception) -> str:
-    """The first line of a GDAL message with query strings (signatures) cut off."""
-    return str(error).splitlines()[0].split("?")[0][:200] if str(error) else type(error).__name__
+    """The first line of a GDAL message without the address (it may be signed); where it points to another one, that."""
+    first = _chain(error)[-1]
+    text = str(first) or str(error)
+    return _ADDRESS.sub("", text.splitlines()[0]).split("?")[0][:200] if text else type(first).__name__
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from pipeline.receipt import (
     write_receipt,
 )
 from pipeline.region import Region, load_region
+from pipeline.retry import drain, retries_told
 from pipeline.sandbox import folder_of
 from pipeline.stages import STAGES, Stage, after, upto
 from pipeline.store import Store
@@ -225,7 +226,9 @@ def _run(
     files = [*stage.outside(region), *stage.outside_of_inputs(work)]
     seen = look_at(files, _base(region), before)
     work.digests = {str((_base(region) / o.path).resolve()): o.sha256 for o in seen}
+    drain()
     outcome = stage.run(work)
+    retried = work.retried + drain()
     seen = look_at([*files, *outcome.outside], _base(region), _with(before, seen))
     outputs = dict(outcome.files)
     dropped, kept = outcome.dropped, outcome.kept
@@ -249,7 +252,7 @@ def _run(
         dropped=dict(sorted(dropped.items())),
         sizes={name: size for name in sorted(outputs) if (size := store.size(name)) is not None},
         losers=dict(sorted((k, v) for k, v in outcome.losers.items() if v)),
-        notes=tuple(outcome.notes),
+        notes=(*outcome.notes, *retries_told(retried)),
         versions=versions_here(),
         seconds=round(time.perf_counter() - started, 3),
     )

@@ -162,10 +162,12 @@ def _write(work: Work, name: str, rows: list[dict[str, Any]], scene: dict[str, A
     href = _scene_classes(scene, work.region)
     if href is not None:
         try:
-            _add_scene_classes(rows, work.openable(href, scene["source"]))
+            work.read(href, scene["source"], functools.partial(_add_scene_classes, rows))
         except UnreadableRaster as error:
             where = f"scene {scene['scene']} of {scene['source']}"
             fix = "mend the file, or leave the item out of the catalogue"
+            if "://" in href:
+                fix = "run the same command again; what is screened already is not read again"
             raise Problem(f"the scene classes cannot be read: {error}", where=where, fix=fix) from None
     return tables.write_table(work.store, name, tables.table_of(rows, tables.SCREEN), tables.SCREEN)
 

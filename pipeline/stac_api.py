@@ -148,6 +148,7 @@ def search(source: Source, address: str, queries: list[Query], where: str, track
     io = PatientIO(api, where, most=max(reach_of(api, source.trusted), reach_of(address)))
     client = _open(address, io)
     _check_collection(client, io, collection)
+    io.proven = True
     found = Found()
     items: dict[str, Item] = {}
     name = f"{_name(api)}, collection {collection}"
