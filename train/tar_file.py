@@ -81,7 +81,7 @@ def fetch_small(url: str, target: Path) -> bool:
     except FileNotFoundError:
         target.unlink(missing_ok=True)
         return False
-    except OSError as error:
+    except Exception as error:  # the libraries of the stores share no kind of error
         raise _unreachable(url, error) from None
     _whole(target, data)
     return True
@@ -108,7 +108,9 @@ def fetch(url: str, target: Path, size: int, sha256: str) -> None:
         if digest.hexdigest() != sha256:
             raise Problem("the tar is not the one shards.json names", where=url, fix="copy it there again", code=4)
         draft.replace(target)
-    except OSError as error:
+    except Problem:
+        raise
+    except Exception as error:
         raise _unreachable(url, error) from None
     finally:
         draft.unlink(missing_ok=True)
@@ -117,7 +119,7 @@ def fetch(url: str, target: Path, size: int, sha256: str) -> None:
             other.unlink()
 
 
-def _unreachable(url: str, error: OSError) -> Problem:
+def _unreachable(url: str, error: Exception) -> Problem:
     return Problem(f"this cannot be fetched: {error}", where=url, fix="check the address, the network and your rights")
 
 
