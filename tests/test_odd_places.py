@@ -300,7 +300,7 @@ TILES = {
 }
 
 
-@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("tile", [pytest.param(t, marks=pytest.mark.soak if t[1:4] == "32T" else ()) for t in TILES])
 def test_a_tile_has_the_cells_of_its_square(tile: str, tmp_path: Path) -> None:
     area = area_of(region(tmp_path, mgrs=[tile], size_px=600))
     assert area.area < 1.2, "square degrees"
@@ -373,7 +373,12 @@ CORNERS = {
 }
 
 
-@pytest.mark.parametrize("place", CORNERS)
+LONG = ("antimeridian, from the west", "zone border", "southern zone border", "Norway")
+
+
+@pytest.mark.parametrize(
+    "place", [pytest.param(name, marks=pytest.mark.soak if name in LONG else ()) for name in CORNERS]
+)
 def test_chips_are_right_to_the_pixel(place: str, tmp_path: Path) -> None:
     """A pixel's value is the number of its own place in the file: where a chip has it, PROJ says it belongs.
 
