@@ -21,7 +21,7 @@ from shapely import affinity
 from world import World
 
 from harmonize.problem import Problem
-from pipeline import runner
+from pipeline import raster, runner
 from pipeline.grid import Cell, cells_of, parse_cell
 from pipeline.parts import read_chip
 from pipeline.place import area_of
@@ -454,3 +454,12 @@ def test_a_region_that_reaches_beyond_the_grid_says_so(tmp_path: Path) -> None:
     found = run("pipeline", "build", str(manifest), "--to", "screen", "--out", str(tmp_path / "out"))
     assert found.returncode == 0, found.all
     assert "reaches beyond 80°S or 84°N" in found.all
+
+
+@pytest.mark.parametrize(("epsg", "lon"), [(32760, 179.999), (32701, -179.999)])
+def test_bounds_beside_the_antimeridian_stay_in_order(epsg: int, lon: float) -> None:
+    """GDAL turns those that cross it inside out, and a map of the Earth would not meet them."""
+    x, y = pyproj.Transformer.from_crs(4326, epsg, always_xy=True).transform(lon, -40.0)
+    west, south, east, north = raster.bounds_in((x - 3000, y - 3000, x + 3000, y + 3000), epsg, "EPSG:4326")
+    assert (west < east, south < north, east - west < 0.1) == (True, True, True)
+    assert west < lon < east
