@@ -19,7 +19,7 @@ PY        := $(VENV)/bin/python
 UV        := $(VENV)/bin/uv
 
 # A region's shards lie under its name, which is its manifest's stem.
-folders = $(foreach r,$(REGION),$(OUT)/$(basename $(notdir $(r)))/shards)
+folders = $(foreach r,$(REGION),$(OUT:/=)/$(basename $(notdir $(r)))/shards)
 jobs    = $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 run     = $(if $(RUN),--run $(RUN))
 need    = $(if $(strip $($(1))),,$(error $(1) is missing: $(2)))

@@ -208,8 +208,12 @@ def splits(
 def _leave(failed: int) -> None:
     """Code 3 where rows failed: everything else is done, and those rows stand in their table with the reason."""
     if failed:
-        print(f"finished, but {failed} rows could not be read: see `dropped` in pixels.parquet", file=sys.stderr)
+        print(
+            f"finished, but {failed} rows could not be read: see `dropped` in pixels.parquet and labels.parquet",
+            file=sys.stderr,
+        )
         print("  fix:   mend their files, then make redo STAGE=pixels REGION=… tries those rows again", file=sys.stderr)
+        print("         (STAGE=labels for maps, STAGE=screen for scene classes, which are told above)", file=sys.stderr)
         raise typer.Exit(3)
 
 
@@ -275,7 +279,7 @@ def _run_stage(region: Path, out: str, name: str, scheduler: str) -> None:
         receipt = runner.run_alone(loaded, store, name, scheduler=jobs)
     if receipt is None:
         runner.say(f"{loaded.name}: {name} is up to date")
-    _leave(runner.failed_rows(store, name) if name == "pixels" else 0)
+    _leave(runner.failed_rows(store, name) if name in runner.READING else 0)
 
 
 for _name, _does in (

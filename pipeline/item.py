@@ -15,11 +15,12 @@ from typing import Any
 from harmonize.problem import Problem, nearest
 from pipeline.access import is_there, unsigned
 from pipeline.catalog import Item
-from pipeline.grid import is_known
+from pipeline.grid import is_known, transformer
 from pipeline.radiometry import baseline_number
 from pipeline.reach import check_href
 from pipeline.region import Imagery
 from pipeline.sandbox import href_of
+from pipeline.shapes import WORLD_GAP, cut_at_180, polygons_of
 from pipeline.source import Source
 from pipeline.work import Work
 
@@ -30,7 +31,10 @@ def name_of(item: Item) -> str:
 
 
 def footprint(item: Item) -> Any:
-    """The item's geometry (shapely, EPSG:4326), made valid. Raises Problem where it is none, or not in degrees."""
+    """The item's geometry (shapely, EPSG:4326): its polygons, made valid, in two parts where it lies across 180°.
+
+    Raises Problem where it is none, or not in degrees.
+    """
     import shapely
 
     try:
@@ -45,29 +49,10 @@ def footprint(item: Item) -> Any:
             where=name_of(item),
             fix="STAC wants longitude and latitude (EPSG:4326) there; reproject it, or leave the item out",
         )
-    if east - west <= 180:
-        return shapely.make_valid(drawn)
-    return shapely.union_all([shapely.make_valid(_cut_at_180(part)) for part in shapely.get_parts(drawn)])
-
-
-def _cut_at_180(part: Any) -> Any:
-    """A footprint over the antimeridian in two parts (RFC 7946, 3.1.9); catalogues draw it around the whole Earth.
-
-    Such a one is wider than 180 degrees as it stands, and at most 60 once its western longitudes are counted on beyond
-    180. A map of the world, drawn as a rectangle from one edge to the other, stays as it is.
-    """
-    import numpy as np
-    import shapely
-
-    beyond = shapely.transform(part, lambda xy: xy + [360, 0] * (xy[:, :1] < 0))
-    width = np.ptp(beyond.bounds[::2])
-    is_world = width < 0.5 and part.area > 0.99 * part.envelope.area
-    if np.ptp(part.bounds[::2]) <= 180 or width > 60 or is_world:
-        return part
-    whole = shapely.make_valid(beyond)
-    east = shapely.intersection(whole, shapely.box(0, -90, 180, 90))
-    west = shapely.intersection(whole, shapely.box(180, -90, 360, 90))
-    return shapely.union(east, shapely.transform(west, lambda xy: xy - [360, 0]))
+    area = polygons_of(cut_at_180(drawn))
+    if area.is_empty:
+        raise Problem("an item's geometry is no area", where=name_of(item), fix="STAC wants the footprint there")
+    return area
 
 
 def when(item: Item) -> dt.datetime:
@@ -187,6 +172,29 @@ def raster_place(item: Item, source: Source, href: str, work: Work, use: Imagery
     if head.epsg is None:
         raise Problem("a raster's CRS has no EPSG code", where=name_of(item), fix="add proj:epsg to the item")
     return head.epsg, list(head.bounds)
+
+
+def check_place(item: Item, epsg: int, box: list[float]) -> None:
+    """Problem where the raster that proj:* tells of (bounds in units of `epsg`) lies elsewhere than the geometry."""
+    import numpy as np
+    import shapely
+    from pyproj.exceptions import CRSError
+
+    where, west_south_east_north = name_of(item), " ".join(f"{v:g}" for v in box)
+    try:
+        move = transformer(epsg, 4326)
+    except CRSError:
+        raise Problem(f"there is no EPSG:{epsg}", where=where, fix="mend proj:epsg (or proj:code)") from None
+    outline = shapely.segmentize(shapely.box(*box), max(abs(box[2] - box[0]), abs(box[3] - box[1]), 1e-9) / 16)
+    lon, lat = move.transform(*shapely.get_coordinates(outline).T)
+    degrees = np.column_stack([lon, lat])
+    found = np.isfinite(degrees).all() and cut_at_180(shapely.Polygon(degrees), WORLD_GAP).intersects(footprint(item))
+    if not found:
+        raise Problem(
+            f"an item's raster ({west_south_east_north} in EPSG:{epsg}) does not lie where its geometry is",
+            where=where,
+            fix="mend proj:epsg, proj:transform and proj:shape, or the geometry",
+        )
 
 
 def reference_band(source: Source) -> str:

@@ -123,6 +123,8 @@ def open_raster(href: str) -> xr.DataArray:
     if opened.rio.crs is None:
         raise UnreadableRaster(f"{named(href)}: has no CRS")
     _check_sizes(opened, href)
+    if opened.rio.transform().b or opened.rio.transform().d:
+        raise UnreadableRaster(f"{named(href)}: its rows do not run from west to east")
     return opened
 
 
@@ -191,14 +193,21 @@ def header(href: str) -> Header:
 
 
 def read_window(
-    href: str, bounds: tuple[float, float, float, float], margin_px: int = MARGIN_PX
+    href: str, bounds: tuple[float, float, float, float], epsg: int | None = None, margin_px: int = MARGIN_PX
 ) -> xr.DataArray | None:
-    """All bands of the part of a raster that touches `bounds` (in its own CRS), with a margin; None if none does."""
+    """The part of a raster of one band that touches `bounds`, with a margin; None if none does. (band, y, x)
+
+    epsg: CRS of the bounds, where it may not be the raster's own.
+    """
     import rasterio
     import rasterio.errors
 
     with rasterio.Env(**options_of(href)[1]), open_raster(href) as raster:
-        transform = raster.rio.transform()
+        if raster.rio.count != 1:
+            raise UnreadableRaster(f"{named(href)}: has {raster.rio.count} bands, and one is wanted")
+        transform, crs = raster.rio.transform(), raster.rio.crs
+        if epsg is not None and crs.to_epsg() != epsg:
+            bounds = bounds_in(bounds, epsg, crs)
         left, top, right, low = window_of(transform, (raster.rio.height, raster.rio.width), bounds, margin_px)
         if left >= right or top >= low:
             return None
@@ -292,9 +301,9 @@ def pixels_of(array: xr.DataArray) -> Pixels:
 def cut(strip: xr.DataArray | Pixels, target: Target, how: str, nodata: float) -> np.ndarray:
     """Pixels (C, side, side) of a target out of a strip, `nodata` where the strip has none.
 
-    `how` is nearest or bilinear. On one lattice pixels are copied. A strip finer than the target is averaged down
-    onto it (area-weighted, valid pixels only, rounded for integers). From another CRS the chip is warped with
-    XSCALE = YSCALE = 1, because GDAL otherwise picks its kernel from the destination's extent.
+    `how` is nearest, bilinear or class (nearest, and never averaged). On one lattice pixels are copied. A strip finer
+    than the target is averaged down onto it (area-weighted, valid pixels only, rounded for integers). From another CRS
+    the chip is warped with XSCALE = YSCALE = 1, because GDAL otherwise picks its kernel from the destination's extent.
     """
     pixels = strip if isinstance(strip, Pixels) else pixels_of(strip)
     same_crs = pixels.epsg == target.epsg
@@ -306,7 +315,8 @@ def cut(strip: xr.DataArray | Pixels, target: Target, how: str, nodata: float) -
     near = pixels.around(target.bounds if same_crs else bounds_in(target.bounds, target.epsg, pixels.crs))
     if near is None:
         return np.full((pixels.values.shape[0], target.side, target.side), nodata, pixels.values.dtype)
-    return _warp(near, target, "average" if finer else how, nodata, same_crs)
+    kernel = "nearest" if how == "class" else "average" if finer else how
+    return _warp(near, target, kernel, nodata, same_crs)
 
 
 def _one_lattice(transform: Affine, target: Target) -> bool:
@@ -351,7 +361,15 @@ def _warp(pixels: Pixels, target: Target, how: str, nodata: float, same_crs: boo
 
 
 def bounds_in(bounds: tuple[float, float, float, float], epsg: int, crs: Any) -> tuple[float, float, float, float]:
-    """Bounds of one CRS as the enclosing bounds of another (21 points an edge)."""
-    from rasterio.warp import transform_bounds
+    """Bounds of one CRS as the enclosing bounds of another (21 points an edge).
 
-    return transform_bounds(f"EPSG:{epsg}", crs, *bounds, densify_pts=21)
+    In degrees, those across 180° go beyond it on the side where their middle is: west stays less than east.
+    """
+    from rasterio.warp import transform, transform_bounds
+
+    west, south, east, north = transform_bounds(f"EPSG:{epsg}", crs, *bounds, densify_pts=21)
+    if west > east:
+        middle = [(bounds[0] + bounds[2]) / 2], [(bounds[1] + bounds[3]) / 2]
+        (lon,), _ = transform(f"EPSG:{epsg}", crs, *middle)
+        west, east = (west, east + 360) if lon > 0 else (west - 360, east)
+    return west, south, east, north

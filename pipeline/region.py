@@ -110,10 +110,10 @@ class Region(Manifest):
     name: str
     """The file's stem; names the region's folder."""
     bounds: tuple[float, float, float, float] | None = None
-    """west, south, east, north in degrees (EPSG:4326)."""
+    """west, south, east, north in degrees (EPSG:4326); west > east for a region across the antimeridian."""
     geometry: str | None = None
     """Vector file of polygons."""
-    mgrs: tuple[str, ...] | None = None
+    mgrs: tuple[str, ...] | None = Field(default=None, min_length=1)
     """MGRS tiles such as 32TQR: their 100 km squares."""
     start: Day
     """First day, UTC."""
@@ -154,15 +154,15 @@ class Region(Manifest):
         if value is None:
             return value
         west, south, east, north = value
-        if west >= east:
-            raise ValueError(
-                f"west {west:g} is not less than east {east:g} | order: west, south, east, north; "
-                "for a region across the antimeridian use geometry with two parts"
-            )
         if south >= north:
             raise ValueError(f"south {south:g} is not less than north {north:g} | order: west, south, east, north")
-        if west < -180 or east > 180 or south < -90 or north > 90:
+        if not (min(west, east) >= -180 and max(west, east) <= 180 and south >= -90 and north <= 90):
             raise ValueError("bounds are outside the world | give degrees, longitude -180..180, latitude -90..90")
+        if west == east or (west > east and east + 360 - west > 180):
+            raise ValueError(
+                f"west {west:g} is not less than east {east:g} | order: west, south, east, north; "
+                "a region across the antimeridian has west > east, as in 179, -18, -179, -17"
+            )
         return value
 
     @model_validator(mode="after")

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+READING = ("screen", "pixels", "labels")
+"""Stages that read files which may be damaged, and go on without what they could not read."""
+
+
 @dataclass(frozen=True)
 class State:
     """Where a stage stands: its receipt, and why it has to run (None: it is up to date)."""
@@ -273,9 +277,10 @@ def _ensure_worlds(region: Region, work: Work) -> None:
 
 
 def failed_rows(store: Store, last: str) -> int:
-    """Chips that could not be read, as opposed to those that a rule dropped. They stay so until pixels is redone."""
-    receipt = read_receipt(store, "pixels") if "pixels" in {stage.name for stage in upto(last)} else None
-    return receipt.dropped.get(UNREADABLE, 0) if receipt else 0
+    """Candidates, chips and labels of cells that could not be read, as opposed to those that a rule dropped. They stay
+    so until that stage is redone."""
+    receipts = [read_receipt(store, stage.name) for stage in upto(last) if stage.name in READING]
+    return sum(receipt.dropped.get(UNREADABLE, 0) for receipt in receipts if receipt)
 
 
 def _with(before: Receipt | None, seen: tuple[Outside, ...]) -> Receipt:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 
 from harmonize.disk import disk_problem, disk_told
 from harmonize.problem import Problem
+from pipeline.bucket import open_bucket
 
 
 class Store:
@@ -25,7 +26,7 @@ class Store:
         """Part of a draft's name: a job that was given up may still be writing the file that another one writes."""
         self._fs: Any = None
         if self.remote:
-            self._fs, self.root = _bucket(self.root)
+            self._fs, self.root = open_bucket(self.root)
 
     def absolute(self) -> Store:
         """The same place for a process with another working directory."""
@@ -38,10 +39,10 @@ class Store:
             raise Problem(
                 f"'{name}' would leave its folder", where=self.root, fix="use names without .. and without a leading /"
             )
-        return f"{self.root}/{name}"
+        return self.root if name == "." else f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:
-        return bool(self._fs.exists(self.path(name))) if self.remote else Path(self.path(name)).exists()
+        return self._fs.exists(self.path(name)) if self.remote else Path(self.path(name)).exists()
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is none."""
@@ -53,7 +54,7 @@ class Store:
     def open(self, name: str) -> BinaryIO:
         """A file to read from its start to its end, without holding all of it."""
         if self.remote:
-            return cast("BinaryIO", self._fs.open(self.path(name), "rb"))
+            return cast("BinaryIO", self._fs.open(self.path(name)))
         return Path(self.path(name)).open("rb", buffering=0)
 
     def read(self, name: str) -> bytes:
@@ -110,31 +111,24 @@ class Store:
                 yield draft
             except BaseException:
                 draft.unlink(missing_ok=True)
+                if self.remote:
+                    draft.parent.rmdir()
                 raise
             self.adopt(draft, name)
 
     def adopt(self, draft: Path, name: str) -> None:
         """Put a finished draft in its place; it must have been fsynced."""
         if self.remote:
-            self._fs.put_file(str(draft), self.path(name))
-            shutil.rmtree(draft.parent)
+            try:
+                self._fs.put_file(str(draft), self.path(name))
+            finally:
+                shutil.rmtree(draft.parent)
         else:
             draft.replace(self.path(name))
 
     def local(self, name: str) -> Path:
-        """A local path of a file; a remote file is copied once into a temporary folder."""
-        if not self.remote:
-            return Path(self.path(name))
-        import tempfile
-
-        copy = Path(tempfile.gettempdir()) / "closp-cache" / self.path(name).strip("/")
-        if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            part = copy.with_name(f"{copy.name}.{os.getpid()}.tmp")
-            with disk_told(str(copy.parent)):
-                self._fs.get_file(self.path(name), str(part))
-                part.replace(copy)
-        return copy
+        """A local path of a file; of a bucket's file a copy, which is renewed when the file has other content."""
+        return self._fs.copy_of(self.path(name)) if self.remote else Path(self.path(name))
 
     def walk(self) -> list[str]:
         """Names of all files below the root, drafts and hidden ones too, sorted."""
@@ -148,9 +142,7 @@ class Store:
     def list(self, folder: str) -> list[str]:
         """Names of the finished files directly in a folder, sorted."""
         if self.remote:
-            if not self._fs.exists(self.path(folder)):
-                return []
-            names = [str(p).rsplit("/", 1)[-1] for p in self._fs.ls(self.path(folder), detail=False)]
+            names = self._fs.files(self.path(folder))
         else:
             where = Path(self.path(folder))
             names = [p.name for p in where.iterdir() if p.is_file()] if where.is_dir() else []
@@ -173,21 +165,6 @@ class Store:
             for draft in where.glob(".*.tmp"):
                 draft.unlink()
         return len(stale)
-
-
-def _bucket(url: str) -> tuple[Any, str]:
-    """File system and path of a bucket's address."""
-    import fsspec
-
-    try:
-        fs, root = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        fix = "make setup EXTRAS=dev,minilm,s3 (or azure)"
-        raise Problem(f"this OUT needs a package that is not installed: {error}", where=url, fix=fix) from None
-    except ValueError as error:
-        fix = "use a folder, s3://…, az://… or gs://…"
-        raise Problem(f"this OUT is not understood: {error}", where=url, fix=fix) from None
-    return fs, str(root)
 
 
 def file_sha256(path: Path) -> str:

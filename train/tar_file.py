@@ -82,7 +82,7 @@ def fetch_small(url: str, target: Path) -> bool:
     except FileNotFoundError:
         target.unlink(missing_ok=True)
         return False
-    except OSError as error:
+    except Exception as error:  # the libraries of the stores share no kind of error
         raise _unreachable(url, error) from None
     _whole(target, data)
     return True
@@ -109,8 +109,11 @@ def fetch(url: str, target: Path, size: int, sha256: str) -> None:
         if digest.hexdigest() != sha256:
             raise Problem("the tar is not the one shards.json names", where=url, fix="copy it there again", code=4)
         draft.replace(target)
-    except OSError as error:
-        raise disk_problem(error, str(target.parent)) or _unreachable(url, error) from None
+    except Problem:
+        raise
+    except Exception as error:
+        full = disk_problem(error, str(target.parent)) if isinstance(error, OSError) else None
+        raise full or _unreachable(url, error) from None
     finally:
         draft.unlink(missing_ok=True)
     for other in target.parent.glob(f"*-{target.name[HASH + 1 :]}"):
@@ -118,7 +121,7 @@ def fetch(url: str, target: Path, size: int, sha256: str) -> None:
             other.unlink()
 
 
-def _unreachable(url: str, error: OSError) -> Problem:
+def _unreachable(url: str, error: Exception) -> Problem:
     return Problem(f"this cannot be fetched: {error}", where=url, fix="check the address, the network and your rights")
 
 
