@@ -76,7 +76,7 @@ verify: $(VENV)/.ready  ## whether tables, pixels and shards of REGION still are
 	$(region)@$(PY) -m pipeline verify $(REGION) --out $(OUT) $(jobs) $(ARGS)
 
 redo: $(VENV)/.ready  ## STAGE of REGION and everything after it again
-	$(region)$(call need,STAGE,make redo STAGE=captions REGION=…)@$(PY) -m pipeline redo $(STAGE) $(REGION) --out $(OUT) $(jobs)
+	$(region)$(call need,STAGE,make redo STAGE=captions REGION=…)@$(PY) -m pipeline redo $(STAGE) $(REGION) --out $(OUT) $(jobs) $(ARGS)
 
 test: $(VENV)/.ready  ## the whole test suite, offline, no GPU
 	$(PY) -m pytest $(ARGS)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harmonize.command import run_command, stop_on_interrupt
+from harmonize.lock import locked
 from harmonize.problem import Problem
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def fit(
         str, typer.Option(help="keep the split on the device: auto (a GPU that has room), on, off")
     ] = "auto",
     skip_bad: SkipBad = False,
+    wait: Annotated[bool, typer.Option("--wait", help="where another call trains this run, go on after it")] = False,
 ) -> None:
     """Train a recipe on shards. The same call again goes on where it was, or says that it is done."""
     from train import run as runs_of
@@ -97,13 +99,20 @@ def fit(
     from train.model import build_model
 
     loading = loading_of(workers, resident)
-    model = build_model(loaded)  # before anything is written: a tower or weights may be missing
-    runs_of.begin(folder, loaded, recipe, samples, shards)
-    if fit_loop(loaded, samples, folder, model, stop_at, loading):
-        runs_of.finish(folder)
-        say(f"{folder}: finished; next: make evaluate, make search QUERY=…")
-    else:
-        say(f"{folder}: stopped at step {stop_at}; the same call goes on")
+    with locked(folder, wait):
+        if runs_of.is_finished(folder, loaded, samples):
+            say(f"{folder}: this run is finished")  # by the one we waited for
+            return
+        model = build_model(loaded)  # before anything is written: a tower or weights may be missing
+        runs_of.begin(folder, loaded, recipe, samples, shards)
+        done = fit_loop(loaded, samples, folder, model, stop_at, loading)
+        if done:
+            runs_of.finish(folder)
+    say(
+        f"{folder}: finished; next: make evaluate, make search QUERY=…"
+        if done
+        else f"{folder}: stopped at step {stop_at}; the same call goes on"
+    )
 
 
 @app.command()
