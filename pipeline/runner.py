@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harmonize.command import doing
 from harmonize.lock import locked
 from harmonize.problem import Problem
 from pipeline import tables
@@ -284,7 +285,8 @@ def _run(
     files = [*stage.outside(region), *stage.outside_of_inputs(work)]
     seen = look_at(files, _base(region), before)
     work.digests = {str((_base(region) / o.path).resolve()): o.sha256 for o in seen}
-    outcome = stage.run(work)
+    with doing(lambda: f"stage {stage.name} of {region.name}"):
+        outcome = stage.run(work)
     seen = look_at([*files, *outcome.outside], _base(region), _with(before, seen))
     outputs = dict(outcome.files)
     dropped, kept = outcome.dropped, outcome.kept
