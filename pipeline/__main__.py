@@ -217,6 +217,25 @@ def splits(
     show_splits(*runner.load(region, out), png)
 
 
+@app.command()
+def doctor(
+    region: Annotated[
+        Path | None, typer.Argument(help="a region's manifest: its files and APIs are looked at too")
+    ] = None,
+    out: Out = DATA,
+    runs: Annotated[str, typer.Option("--runs", help="folder of the training runs")] = "runs",
+    as_json: Annotated[bool, typer.Option("--json", help="print a JSON object")] = False,
+) -> None:
+    """Whether this machine and what it asks can do the work, and what to do where not; exit 1 where something is wrong.
+
+    What cannot be reached is told and is not wrong. Nothing is written, and no credential is printed.
+    """
+    from pipeline.doctor import examine, report
+
+    if not report(examine(region, out, runs), as_json):
+        raise typer.Exit(1)
+
+
 def _leave(failed: int) -> None:
     """Code 3 where rows failed: everything else is done, and those rows stand in their table with the reason."""
     if failed:

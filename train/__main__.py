@@ -5,6 +5,7 @@ python -m train compare RUN RUN…         one table of evaluated runs
 python -m train sheet SHARDS… --out DIR   chips of each class, as the labels have it
 python -m train search TEXT SHARDS…      the chips nearest to a text
 python -m train export DEST              a model folder that loads without the trainer
+python -m train doctor                   torch and the GPU
 """
 
 from __future__ import annotations
@@ -250,6 +251,24 @@ def export(
         shutil.copytree(folder / "tokenizer", dest / "tokenizer")
     load_model(dest)
     print(dest)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="print a JSON object")] = False) -> None:
+    """torch, its packages and the GPU, with what to do where one is wrong. `python -m pipeline doctor` has the rest."""
+    import json
+
+    from train.doctor import examine
+
+    checks = list(examine())
+    if as_json:
+        print(json.dumps({"checks": checks}, indent=1))
+    else:
+        for one in checks:
+            fix = f"\n{'':<20}fix: {one['fix']}" if one["fix"] else ""
+            print(f"{one['state']:<8}{one['what']:<12}{one['said']}{fix}")
+    if any(one["state"] == "wrong" for one in checks):
+        raise typer.Exit(1)
 
 
 def main() -> None:
