@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
 import logging
 import pickle
 import queue
@@ -21,7 +20,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from harmonize.problem import Problem
 from pipeline.job import Job, outcome_of
@@ -128,7 +127,7 @@ class Scheduler:
                     if job.died:
                         self._submit(job, ready)  # once more: perhaps it was not to blame
                     else:
-                        job.future.add_done_callback(functools.partial(_announce, job, ready))
+                        _announce(job, ready)
                     continue
                 running.discard(job)
                 job.outcome = outcome
@@ -168,7 +167,7 @@ class Scheduler:
         key = f"{job.function.__name__.strip('_')}-{uuid.uuid4().hex}"
         job.tries, job.died = job.tries + 1, False
         job.future = self._client.submit(perform, about(), pickled, key=key, pure=False)
-        job.future.add_done_callback(functools.partial(_announce, job, ready))
+        _announce(job, ready)
 
     def _next(self, ready: queue.SimpleQueue[Job]) -> Job:
         """The next finished job; Problem where for WORKERS_S no scheduler or no worker has been there."""
@@ -259,8 +258,10 @@ SERIAL = Scheduler("serial")
 _START_WORKERS = "dask worker <address> --nworkers auto --nthreads 1, in the same environment and with the same files"
 
 
-def _announce(job: Job, ready: queue.SimpleQueue[Job], _: Any) -> None:
-    ready.put(job)
+def _announce(job: Job, ready: queue.SimpleQueue[Job]) -> None:
+    """Put the job into the queue when it is done, at once where it is."""
+    assert job.future is not None
+    job.future.add_done_callback(lambda _: ready.put(job))
 
 
 def _keep_full(cluster: LocalCluster, workers: int) -> None:
@@ -272,8 +273,8 @@ def _keep_full(cluster: LocalCluster, workers: int) -> None:
         if len(cluster.scheduler_info["workers"]) < workers:
             cluster.scale(workers)  # nothing, once it closes
 
-    refill = PeriodicCallback(look, REFILL_S * 1000)
-    cluster.loop.add_callback(refill.start)
+    assert cluster.loop is not None
+    cluster.loop.add_callback(PeriodicCallback(look, REFILL_S * 1000).start)
 
 
 @contextlib.contextmanager

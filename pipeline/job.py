@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 GATHER_S = 10
 """How long a result may take to be fetched; it may have gone with its worker, and has to be made again then."""
-TRIES = 3
+TRIES = 4
 """A job that dask gives up since its workers died is submitted so often: where workers are lost all the time, a few
 deaths tell little of a job."""
 
