@@ -30,8 +30,8 @@ FREE_GB, LITTLE_GB = 2, 20
 """Of a disk: less is wrong, or little. The demo takes 2.8 GB, a region of one Sentinel-2 tile and year about 20."""
 MEMORY_GB = 2
 """The demo takes 2.0 GB."""
-FILES = 4096
-"""Open files: a shard's parts stay open, 1000 of them, and each worker needs some."""
+FILES = 1024
+"""Open files: parts of which shards are packed stay open, at most half of what is allowed, and workers need some."""
 SKEW_S = 60
 """Signatures of addresses hold for minutes."""
 
