@@ -196,6 +196,7 @@ class Scheduler:
         from distributed import Client, LocalCluster
 
         dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1})
+        dask.config.set({"distributed.deploy.lost-worker-timeout": WORKERS_S})  # a busy machine is slow to start one
         try:
             with _sigint_blocked():
                 self._cluster = LocalCluster(
@@ -267,10 +268,14 @@ def _announce(job: Job, ready: queue.SimpleQueue[Job]) -> None:
 def _keep_full(cluster: LocalCluster, workers: int) -> None:
     """A local cluster starts a worker again that dies at work, but not one that dies while it starts: it would have
     fewer and fewer, and wait for ever in the end."""
+    from distributed.core import Status
     from tornado.ioloop import PeriodicCallback
 
     def look() -> None:
-        if len(cluster.scheduler_info["workers"]) < workers:
+        for name, nanny in list(cluster.workers.items()):
+            if nanny.status in (Status.closed, Status.failed):
+                del cluster.workers[name]
+        if len(cluster.workers) < workers:
             cluster.scale(workers)  # nothing, once it closes
 
     assert cluster.loop is not None
