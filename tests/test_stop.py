@@ -61,7 +61,10 @@ def stopped(
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     if process.poll() is None:
         os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=60)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     assert not [path.name for path in scratch.iterdir() if path.name.startswith("closp-")]
@@ -160,7 +163,10 @@ def said_by(program: str, number: signal.Signals, times: int = 1) -> tuple[int, 
     for _ in range(times):
         process.send_signal(number)
         time.sleep(0.2)
-    _, said = process.communicate(timeout=30)
+    try:
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
     return process.returncode, said, time.monotonic() - started
 
 
