@@ -25,7 +25,7 @@ run     = $(if $(RUN),--run $(RUN))
 need    = $(if $(strip $($(1))),,$(error $(1) is missing: $(2)))
 region  = $(call need,REGION,make $@ REGION=manifests/regions/<name>.toml)
 
-.PHONY: help demo setup corpus shards train evaluate search status verify redo test soak bench lint clean
+.PHONY: help demo setup corpus shards train evaluate search status verify doctor redo test soak bench lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -76,8 +76,11 @@ verify: $(VENV)/.ready  ## whether tables, pixels and shards of REGION, or the r
 	$(if $(RUN),,$(region))@$(if $(strip $(REGION)),$(PY) -m pipeline verify $(REGION) --out $(OUT) $(jobs) $(ARGS))
 	@$(if $(RUN),$(PY) -m train verify $(RUN) --runs $(RUNS) $(if $(strip $(REGION)),,$(ARGS)))
 
+doctor: $(VENV)/.ready  ## whether this machine and the services of REGION (if given) can do the work, and what to do where not
+	@$(PY) -m pipeline doctor $(REGION) --out $(OUT) --runs $(RUNS) $(ARGS)
+
 redo: $(VENV)/.ready  ## STAGE of REGION and everything after it again
-	$(region)$(call need,STAGE,make redo STAGE=captions REGION=…)@$(PY) -m pipeline redo $(STAGE) $(REGION) --out $(OUT) $(jobs)
+	$(region)$(call need,STAGE,make redo STAGE=captions REGION=…)@$(PY) -m pipeline redo $(STAGE) $(REGION) --out $(OUT) $(jobs) $(ARGS)
 
 test: $(VENV)/.ready  ## the whole test suite, offline, no GPU
 	$(PY) -m pytest $(ARGS)

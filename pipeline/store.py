@@ -75,6 +75,17 @@ class Store:
                 os.fsync(file.fileno())
         return hashlib.sha256(data).hexdigest()
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a small object of a bucket where there is none of that name; whether we did. Stores that cannot create
+        if absent write over it when they do not see it."""
+        try:
+            self._fs.pipe_file(self.path(name), data, mode="create")
+        except OSError:  # FileExistsError, or what a store answers to a condition that does not hold
+            if self.exists(name):
+                return False
+            raise
+        return True
+
     def draft(self, name: str) -> Path:
         """A local file to write a large output into before `adopt` puts it in its place."""
         if self.remote:

@@ -6,6 +6,7 @@ python -m train sheet SHARDS… --out DIR   chips of each class, as the labels h
 python -m train search TEXT SHARDS…      the chips nearest to a text
 python -m train export DEST              a model folder that loads without the trainer
 python -m train verify RUN…              whether runs still are what was written
+python -m train doctor                   torch and the GPU
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from harmonize.command import run_command, stop_on_interrupt
+from harmonize.lock import locked
 from harmonize.problem import Problem
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ def fit(
         Literal["auto", "on", "off"], typer.Option(help="keep the split on the device; auto: on a GPU that has room")
     ] = "auto",
     skip_bad: SkipBad = False,
+    wait: Annotated[bool, typer.Option("--wait", help="where another call trains this run, go on after it")] = False,
 ) -> None:
     """Train a recipe on shards. The same call again goes on where it was, or says that it is done."""
     from train import run as runs_of
@@ -105,14 +108,18 @@ def fit(
     from train.model import build_model
 
     loading = Loading(workers, resident=resident)
-    model = build_model(loaded)  # before anything is written: a tower or weights may be missing
-    runs_of.begin(folder, loaded, recipe, samples, shards)
-    if fit_loop(loaded, samples, folder, model, stop_at, loading):
-        runs_of.finish(folder)
-        where = "" if runs == RUNS else f" RUNS={runs}"
-        say(f"{folder}: finished; next: make evaluate{where}, make search{where} QUERY=…")
-    else:
-        say(f"{folder}: stopped at step {stop_at}; the same call goes on")
+    with locked(folder, wait):
+        if runs_of.is_finished(folder, loaded, samples):
+            say(f"{folder}: this run is finished")  # by the one we waited for
+            return
+        model = build_model(loaded)  # before anything is written: a tower or weights may be missing
+        runs_of.begin(folder, loaded, recipe, samples, shards)
+        done = fit_loop(loaded, samples, folder, model, stop_at, loading)
+        if done:
+            runs_of.finish(folder)
+    where = "" if runs == RUNS else f" RUNS={runs}"
+    next_ = f"finished; next: make evaluate{where}, make search{where} QUERY=…"
+    say(f"{folder}: {next_ if done else f'stopped at step {stop_at}; the same call goes on'}")
 
 
 @app.command()
@@ -272,6 +279,24 @@ def verify(
         say(summary(report))
     if damaged:
         raise typer.Exit(4)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="print a JSON object")] = False) -> None:
+    """torch, its packages and the GPU, with what to do where one is wrong. `python -m pipeline doctor` has the rest."""
+    import json
+
+    from train.doctor import examine
+
+    checks = list(examine())
+    if as_json:
+        print(json.dumps({"checks": checks}, indent=1))
+    else:
+        for one in checks:
+            fix = f"\n{'':<20}fix: {one['fix']}" if one["fix"] else ""
+            print(f"{one['state']:<8}{one['what']:<12}{one['said']}{fix}")
+    if any(one["state"] == "wrong" for one in checks):
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harmonize.command import doing
 from harmonize.disk import disk_told
 from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES
@@ -78,7 +79,11 @@ def fit(
         print(f"{run}: going on after step {training.started} of {total}", file=sys.stderr)
     _cut(run / "metrics.jsonl", training.started)
     end = min(total, stop_at or total)
-    with training_loader(batches, range(training.started, end), device, loading) as loader:
+    step, every = training.started, recipe.checkpoint_steps
+    with (
+        doing(lambda: f"step {step} of {total}, kept up to step {max(training.started, step - step % every)}"),
+        training_loader(batches, range(training.started, end), device, loading) as loader,
+    ):
         for step in _progress(training, end):
             _one_step(training, step, loader, run, samples)
     if end < total:
