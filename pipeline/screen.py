@@ -55,6 +55,7 @@ def screen_scenes(work: Work) -> Outcome:
         for href in (_scene_classes(scene, work.region),)
     )
     files, count, notes = {}, 0, []
+    work.begin()
     for name, sha256, rows in work.jobs(_screen_scene, near, len(scenes), "screen"):
         count += rows
         files[name] = sha256

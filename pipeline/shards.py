@@ -61,6 +61,7 @@ def pack_shards(work: Work) -> Outcome:
             where=f"{work.region.path}",
             fix="check max_nodata, max_cloud and whether the label sources cover the region",
         )
+    work.begin()
     # Tars are replaced one by one: until they all are, no index may say that this folder is whole.
     work.store.remove("shards/shards.json")
     slices = plan_tars(samples, work.region)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.cluster import SERIAL, Scheduler
+from pipeline.receipt import receipt_name
 from pipeline.sandbox import SCHEME, path_of
 from pipeline.sandbox import VERSION as WORLD_VERSION
 
@@ -37,6 +38,13 @@ class Work:
     """sha256 of outside files, by absolute path."""
     quiet: bool = False
     scheduler: Scheduler = SERIAL
+    stage: str = ""
+    """The stage that is given this; jobs do not know it."""
+
+    def begin(self) -> None:
+        """Called before the first output is written: the old receipt goes. It would be believed if the run died over
+        half of its outputs and the edit that had asked for it were taken back."""
+        self.store.remove(receipt_name(self.stage))
 
     @functools.cached_property
     def area(self) -> shapely.Geometry:

@@ -4,16 +4,21 @@ two S1 scenes, a label raster, one flood; two regions of it, `whole` and `west`.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import shapely
 from world import World
 
-from pipeline import runner
+from pipeline import labels, pixels, runner
+from pipeline.grid import Cell
 from pipeline.receipt import read_receipt
 from pipeline.stages import STAGES
 from pipeline.verify import Target, verify
+from pipeline.work import Work
 
 CROSSWALKS = (
     "code,name,class,status\n1,a,water,judgement\n2,b,crops,judgement\n0,none,,judgement\n",
@@ -97,3 +102,29 @@ def findings(manifest: Path, out: Path, share: float = 1.0) -> list[str]:
     _, store = runner.load(manifest, str(out))
     report = verify(Target(store, "shards/"), share, quiet=True)
     return [f"{f.file} {f.sample} {f.what}" for f in report.findings] + report.notes
+
+
+def quicken(patch: pytest.MonkeyPatch) -> None:
+    """Runs of this process without what costs most of their time and changes no file: what was read of a raster once is
+    remembered, as the tests that want this never change one, and no disk is waited for."""
+    strips: dict[Any, Any] = {}
+    shares: dict[Any, Any] = {}
+    read_strip, measure = pixels.read_strip, labels._measure_window
+
+    def strip_read_once(scene: dict[str, Any], members: list[dict[str, Any]], *rest: Any) -> Any:
+        key = (scene["scene"], *(chip["chip_id"] for chip in members))
+        if key not in strips:
+            strips[key] = read_strip(scene, members, *rest)
+        return strips[key]
+
+    def measured_once(work: Work, job: tuple[Any, list[Cell]]) -> Any:
+        key = tuple(job[1])
+        if key not in shares:
+            shares[key] = measure(work, job)
+        return shares[key]
+
+    versions = runner.versions_here()
+    patch.setattr(pixels, "read_strip", strip_read_once)
+    patch.setattr(labels, "_measure_window", measured_once)
+    patch.setattr(runner, "versions_here", lambda: versions)
+    patch.setattr(os, "fsync", lambda _: None)
