@@ -70,8 +70,8 @@ def pack_shards(work: Work) -> Outcome:
     tars = (Tar(name, _rows(samples, first, count), plan) for name, first, count in slices)
     done = list(work.jobs(write_tar, tars, len(slices), "shards"))
     files = {f"shards/{tar.url}": tar.sha256 for tar in done}
+    work.store.sweep("shards", set(files))  # before shards.json is there: whoever takes all tars must find no other one
     files |= _write_index(work, samples, _index(samples, done), done)
-    work.store.sweep("shards", set(files))
     work.store.sweep(RECEIPTS, {PLAN, *(f"{RECEIPTS}/{tar.url}.json" for tar in done)})
     counts = Counter(zip(samples["sensor"].to_pylist(), samples["split"].to_pylist(), strict=True))
     notes = ["samples: " + ", ".join(f"{n} {sensor} {split}" for (sensor, split), n in sorted(counts.items()))]

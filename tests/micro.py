@@ -17,6 +17,7 @@ from pipeline import labels, pixels, runner
 from pipeline.grid import Cell
 from pipeline.receipt import read_receipt
 from pipeline.stages import STAGES
+from pipeline.store import Store
 from pipeline.verify import Target, verify
 from pipeline.work import Work
 
@@ -37,6 +38,7 @@ class Wish:
     end: str = "2020-12-31"
     seed: int = 0
     quicklook: bool = False
+    shard_mb: float = 0.01
 
 
 def micro(root: Path) -> World:
@@ -60,7 +62,7 @@ def write_region(world: World, name: str, wish: Wish | None = None) -> Path:
         '[[events]]\nid = "flood"\nkind = "flood"\nsource = "geojson"\nhref = "events/flood.geojson"\n'
         f"start = 2020-06-04\neffect_days = 20\nmin_event_share = {wish.min_event_share}\n"
         f"[captions]\nmin_share = {wish.min_share}\n"
-        f"[shards]\nseed = {wish.seed}\nquicklook = {str(wish.quicklook).lower()}\nshard_mb = 0.01\n"
+        f"[shards]\nseed = {wish.seed}\nquicklook = {str(wish.quicklook).lower()}\nshard_mb = {wish.shard_mb}\n"
     )
     manifest = {
         "bounds": [round(b, 7) for b in (west, south, east if name == "whole" else (west + east) / 2, north)],
@@ -102,6 +104,13 @@ def findings(manifest: Path, out: Path, share: float = 1.0) -> list[str]:
     _, store = runner.load(manifest, str(out))
     report = verify(Target(store, "shards/"), share, quiet=True)
     return [f"{f.file} {f.sample} {f.what}" for f in report.findings] + report.notes
+
+
+def seen_by_readers(folder: Path) -> list[str]:
+    """What is wrong with a folder of shards that says it is whole; nothing where it does not say so."""
+    if not (folder / "shards.json").exists():
+        return []
+    return [f"{f.file} {f.sample} {f.what}" for f in verify(Target(Store(str(folder)), ""), 1.0, quiet=True).findings]
 
 
 def quicken(patch: pytest.MonkeyPatch) -> None:
