@@ -102,16 +102,22 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.wishes)
     @rule(data=st.data(), key=st.sampled_from(sorted(EDITS)))
     def edit_threshold(self, data: st.DataObject, key: str) -> None:
-        name = data.draw(self.present())
+        self.edit(data.draw(self.present()), key)
+
+    def edit(self, name: str, key: str) -> None:
+        """The other value of a key of a region's manifest."""
         one, other = EDITS[key]
         new = other if getattr(self.wishes[name], key) == one else one
         self.wishes[name] = replace(self.wishes[name], **{key: new})
         write_region(self.world, name, self.wishes[name])
 
     @precondition(lambda self: self.wishes)
-    @rule(data=st.data(), die_at=CALLS, torn=st.booleans())
-    def crash(self, data: st.DataObject, die_at: int, torn: bool) -> None:
+    @rule(data=st.data(), die_at=CALLS, torn=st.booleans(), key=st.sampled_from([None, *sorted(EDITS)]))
+    def crash(self, data: st.DataObject, die_at: int, torn: bool, key: str | None) -> None:
+        """A death, mostly in the run after an edit: a run that has nothing to do has nowhere to die."""
         name = data.draw(self.present())
+        if key:
+            self.edit(name, key)
         life, begun = Life(self.out, die_at, torn, fall), []
         with pytest.MonkeyPatch.context() as patch:
             plain = runner._run
