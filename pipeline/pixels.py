@@ -82,6 +82,7 @@ def cut_pixels(work: Work) -> Outcome:
     strips = _with_stored(strips, work.store)
     rows: list[dict[str, Any]] = []
     files: dict[str, str] = {}
+    work.begin()
     for name, sha256, found in work.jobs(_cut_part, strips, len(strips), "pixels", lambda result: _lost(result[2])):
         files[name] = sha256
         rows += found

@@ -71,7 +71,11 @@ class _Tables(Mapping[str, "pa.Table"]):
         if name == "screen":
             from pipeline.screen import read_screen
 
-            return tables.check(read_screen(self._store, self._store.list("screen")), tables.SCREEN, "screen/")
+            # Not whatever lies in the folder: jobs that were given up may have left other files there.
+            receipt = read_receipt(self._store, name)
+            return tables.check(
+                read_screen(self._store, list(receipt.outputs) if receipt else []), tables.SCREEN, "screen/"
+            )
         return tables.read_table(self._store, f"{name}.parquet", tables.SCHEMAS[name])
 
     def __iter__(self) -> Iterator[str]:
@@ -283,7 +287,7 @@ def _run(
     stage: Stage, region: Region, store: Store, found: dict[str, State], quiet: bool, scheduler: Scheduler
 ) -> Receipt:
     started = time.perf_counter()
-    work = Work(region, store, _Tables(store, stage.reads), quiet=quiet, scheduler=scheduler)
+    work = Work(region, store, _Tables(store, stage.reads), quiet=quiet, scheduler=scheduler, stage=stage.name)
     _ensure_worlds(region, work)
     before = found[stage.name].receipt
     if before and found[stage.name].reason is None:
@@ -300,6 +304,7 @@ def _run(
     dropped, kept = outcome.dropped, outcome.kept
     if outcome.table is not None:
         name = f"{stage.name}.parquet"
+        work.begin()
         if "dropped" in outcome.table.schema.names:
             reasons = [r for r in outcome.table.column("dropped").to_pylist() if r]
             dropped, kept = Counter(map(counted_as, reasons)), outcome.table.num_rows - len(reasons)

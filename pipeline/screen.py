@@ -56,6 +56,7 @@ def screen_scenes(work: Work) -> Outcome:
         for href in (_scene_classes(scene, work.region),)
     )
     files, count, notes, dropped = {}, 0, _notes(work), Counter[str]()
+    work.begin()
     for name, sha256, rows, failure in work.jobs(_screen_scene, near, len(scenes), "screen", _lost):
         count += rows
         if failure is None:

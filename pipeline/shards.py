@@ -64,6 +64,7 @@ def pack_shards(work: Work) -> Outcome:
             where=f"{work.region.path}",
             fix="check max_nodata, max_cloud and whether the label sources cover the region",
         )
+    work.begin()
     # Tars are replaced one by one: until they all are, no index may say that this folder is whole.
     work.store.remove("shards/shards.json")
     slices = plan_tars(samples, work.region)
@@ -74,8 +75,8 @@ def pack_shards(work: Work) -> Outcome:
     files |= {f"shards/{tar.url}": tar.sha256 for tar in done}
     for name in (f"{RECEIPTS}/{tar.url}.json" for tar in done):
         files[name] = hashlib.sha256(work.store.read(name)).hexdigest()
+    work.store.sweep("shards", set(files))  # before shards.json is there: whoever takes all tars must find no other one
     files |= _write_index(work, samples, _index(samples, done), done)
-    work.store.sweep("shards", set(files))
     work.store.sweep(RECEIPTS, set(files))
     counts = Counter(zip(samples["sensor"].to_pylist(), samples["split"].to_pylist(), strict=True))
     notes = ["samples: " + ", ".join(f"{n} {sensor} {split}" for (sensor, split), n in sorted(counts.items()))]

@@ -160,11 +160,13 @@ class Store:
         return sorted(f"{folder}/{n}" for n in names if not n.startswith("."))
 
     def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
         if self.remote:
             if self.exists(name):
                 self._fs.rm_file(self.path(name))
         else:
-            Path(self.path(name)).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                Path(self.path(name)).unlink()
 
     def sweep(self, folder: str, keep: set[str]) -> int:
         """Remove what is in a folder and not in `keep`, drafts of killed runs too; how many files went."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.cluster import SERIAL, Scheduler
+from pipeline.receipt import receipt_name
 from pipeline.retry import drain
 from pipeline.sandbox import SCHEME, path_of
 from pipeline.sandbox import VERSION as WORLD_VERSION
@@ -40,6 +41,13 @@ class Work:
     scheduler: Scheduler = SERIAL
     retried: Counter[str] = field(default_factory=Counter)
     """What jobs had to try again, by kind of request."""
+    stage: str = ""
+    """The stage that is given this; jobs do not know it."""
+
+    def begin(self) -> None:
+        """Called before the first output is written: the old receipt goes. It would be believed if the run died over
+        half of its outputs and the edit that had asked for it were taken back."""
+        self.store.remove(receipt_name(self.stage))
 
     @functools.cached_property
     def area(self) -> shapely.Geometry:
