@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import tomllib
 from pathlib import Path
@@ -18,6 +19,18 @@ class Manifest(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether what a manifest names is there; a name that no file can have is not."""
+    try:
+        return Path(path).exists()
+    except ValueError:
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 M = TypeVar("M", bound=Manifest)

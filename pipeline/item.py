@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from harmonize.manifest import is_there
 from harmonize.problem import Problem, nearest
 from pipeline.access import unsigned
 from pipeline.catalog import Item
@@ -147,19 +148,12 @@ def asset_href(item: Item, key: str, band: str, use: Imagery, work: Work) -> str
     if not href:
         fix = f"{nearest(key, item['assets'])}; source '{use.source}' says {band} = \"{key}\""
         raise Problem(f"asset '{key}' ({band}) is missing", where=where, fix=fix)
-    if not _is_there(work.openable(href)):
+    local = work.openable(href)
+    if "://" not in local and not is_there(local):
         raise Problem(
             f"the file of asset '{key}' is not there: {href[:200]}", where=where, fix="restore it, or mend the href"
         )
     return href
-
-
-def _is_there(opened: str) -> bool:
-    """Whether a local file is there; of others nobody knows yet."""
-    try:
-        return "://" in opened or Path(opened).exists()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def stored(href: str, work: Work) -> str:
@@ -175,7 +169,7 @@ def raster_place(item: Item, source: Source, href: str, work: Work, use: Imagery
     asset = item["assets"][source.assets[reference_band(source)]]
     p = item["properties"] | {k: v for k, v in asset.items() if v is not None}
     code = str(p.get("proj:code") or "")
-    epsg = p.get("proj:epsg") or (int(code.removeprefix("EPSG:")) if re.fullmatch(r"EPSG:\d+", code) else None)
+    epsg = p.get("proj:epsg") or (int(code.removeprefix("EPSG:")) if re.fullmatch(r"EPSG:\d{1,9}", code) else None)
     t, shape = p.get("proj:transform"), p.get("proj:shape")
     if epsg and t and shape:
         return int(epsg), [t[2], t[5] + t[4] * shape[0], t[2] + t[0] * shape[1], t[5]]

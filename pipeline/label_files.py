@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harmonize.manifest import is_there
 from harmonize.problem import Problem
 from pipeline.access import unsigned
 from pipeline.catalog import Item, checked_item, read_items
@@ -67,7 +68,7 @@ def _named_file(region: Region, k: int) -> str:
     use = region.labels[k]
     source = region.source(use.source)
     href = href_of(use, source, region)
-    if "://" not in href and not href.startswith("/vsi") and not Path(href).exists():
+    if "://" not in href and not href.startswith("/vsi") and not is_there(href):
         base = "the manifest's folder" if use.href else f"{source.base}; a region gives its own href"
         raise Problem(
             f"there is no label file {href}", where=where_of(region, k), fix=f"check href; it is relative to {base}"
@@ -91,7 +92,7 @@ def _of_items(items: list[Item], work: Work, use: LabelUse, where: str) -> Itera
     for item in items:
         checked_item(item, item["_file"])
         href = work.openable(unsigned(str(item["assets"].get(source.asset, {}).get("href") or "")))
-        if not item["assets"].get(source.asset, {}).get("href") or ("://" not in href and not Path(href).exists()):
+        if not item["assets"].get(source.asset, {}).get("href") or ("://" not in href and not is_there(href)):
             place = f"{name_of(item)}, key 'assets.{source.asset}'"
             raise Problem(
                 "the label asset is missing", where=place, fix=f"assets there: {', '.join(sorted(item['assets']))}"

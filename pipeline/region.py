@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from harmonize.manifest import is_there
 from harmonize.problem import Problem, nearest
 from pipeline.access import without_secrets
 from pipeline.event import Event
@@ -259,7 +260,7 @@ def _check_event(region: Region, k: int, event: Event) -> None:
             continue
         path = region.relative(href)
         is_package = event.source == "cems" and key == "href"
-        if is_package and path.is_file() and path.suffix.lower() != ".zip":
+        if is_package and is_there(path) and path.is_file() and path.suffix.lower() != ".zip":
             fix = (
                 "name the folder that it lies in, with its other layers; or read this file alone as source = 'geojson'"
             )
@@ -267,7 +268,7 @@ def _check_event(region: Region, k: int, event: Event) -> None:
                 f"{path.name} is no package of Rapid Mapping, which is a folder or a .zip", where=where, fix=fix
             )
         may_be_folder = is_package or key == "damage"
-        if not (path.exists() if may_be_folder else path.is_file()):
+        if not (is_there(path) and (may_be_folder or path.is_file())):
             what = "event package" if is_package else "event file"
             fix = f"check {key}; it is relative to the manifest's folder"
             raise Problem(f"there is no {what} {path}", where=where, fix=fix)

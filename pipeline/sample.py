@@ -183,5 +183,5 @@ def shards_wrong(about: Any) -> str | None:
 def _is_shard(shard: Any) -> bool:
     if not isinstance(shard, dict) or any(type(shard.get(key)) is not kind for key, kind in OF_A_TAR.items()):
         return False
-    counts = min(shard["bytes"], shard["nsamples"]) >= 0
+    counts = all(0 <= shard[key] < 2**53 for key in ("bytes", "nsamples"))
     return counts and shard["split"] in SPLITS and shard["sensor"] in SENSORS

@@ -6,6 +6,7 @@ import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harmonize.manifest import is_there
 from harmonize.problem import Problem, nearest
 from pipeline.vector_checks import check_search, check_whole, damage_told, the_layer, told_features, with_geometry
 
@@ -42,7 +43,7 @@ def read_vector(
     """
     import geopandas
 
-    if not path.exists():
+    if not is_there(path):
         raise Problem(
             f"there is no file {path}", where=where, fix="check the path; it is relative to the manifest's folder"
         )
