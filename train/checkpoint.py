@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from train.model import Closp
 
 KEEP = 2
+ODD = (
+    RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError,
+    RecursionError, OSError,
+)  # fmt: skip
+"""What safetensors and torch say of tensors that are none of a checkpoint."""
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -149,7 +154,7 @@ def load_checkpoint(folder: Path, model: Closp, optimiser: torch.optim.Optimizer
         torch.set_rng_state(randomness["cpu"])
         if "cuda" in randomness and torch.cuda.is_available():
             torch.cuda.set_rng_state(randomness["cuda"])
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except ODD as error:
         raise _damaged(folder / f"{name}.safetensors", error) from None
     return int(about["step"])
 
@@ -160,5 +165,5 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, *ODD) as error:
         raise _damaged(path, error) from None

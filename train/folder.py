@@ -91,7 +91,7 @@ def _wrong(table: pa.Table, size_px: int) -> str | None:
             return f"its column {name} has empty values"
     for name, known in (("sensor", SENSORS), ("split", SPLITS), ("size_px", (size_px,))):
         if odd := set(table.column(name).to_pylist()) - set(known):
-            return f"its column {name} has {sorted(odd)[0]!r}, not {' or '.join(map(str, known))}"
+            return f"its column {name} has {str(sorted(odd)[0])[:60]!r}, not {' or '.join(map(str, known))}"
     # RE2's $ is the end of the text.
     right = {name: pc.match_substring_regex(table[name], f"^{letters}{{1,200}}$") for name, letters in NAMES.items()}
     right["scene"] = pc.utf8_is_printable(table["scene"])

@@ -174,7 +174,7 @@ RECIPES = {
     "a rate of infinity": 'name = "r"\n[optim]\nlr = inf\n',
     "a name that is a path": 'name = "../r"\n',
     "deep": "a = " + "[" * 100_000,
-    "weights that are a path upwards": 'name = "r"\n[vision]\nweights_s2 = "../../etc/passwd"\n',
+    "weights that are a path upwards": 'name = "r"\n[vision]\nweights_s2 = "../../no/such/weights"\n',
 }
 
 
