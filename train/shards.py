@@ -17,9 +17,12 @@ import pyarrow.parquet as pq
 from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES
 from pipeline.sample import FORMAT_VERSION, SENSORS, SPLITS
+from train.bucket import address_of, fetch_small, sizes
+from train.range_cache import RangeCache, cached_folder, cached_tar, sweep
 from train.reader import Reader as Reader  # where others look for it
-from train.tar_file import CACHE, TarFile, address_of, cached_folder, cached_tar, fetch_small
+from train.tar_file import TarFile, wrong_tar
 
+CACHE = Path("runs/cache")
 COLUMNS = (
     "chip_id", "cell", "block", "sensor", "scene", "datetime", "split", "shard", "size_px", "label_mask", "known_mask",
     "caption_paper", "caption_rich", "lon", "lat", "sha256",
@@ -66,17 +69,21 @@ class Samples:
         return self.where(keep)
 
 
-def open_shards(folders: Sequence[Path | str], skip_bad: bool = False, cache: Path = CACHE) -> Samples:
+def open_shards(
+    folders: Sequence[Path | str], skip_bad: bool = False, cache: Path = CACHE, cache_gb: float | None = None
+) -> Samples:
     """The samples of shard folders. The same chip_id with the same pixels and masks is one sample.
 
-    A folder may be in a bucket (`s3://…`): its tars are fetched into `cache` when they are first read. Raises Problem
-    for a missing or damaged part, another format version, chips that contradict each other, and cells that stand in
-    train as well as in val or test. skip_bad: tars and samples that cannot be read are left out and told of in
-    `skipped` instead; which ones are left decides the order of the others, so it is settled here.
+    A folder may be in a bucket (`s3://…`): samples are fetched when they are first read, and kept in `cache`, up to
+    `cache_gb` (None: half of the disk that is free but for the cache). Raises Problem for a missing or damaged part,
+    another format version, chips that contradict each other, and cells that stand in train as well as in val or test.
+    skip_bad: tars and samples that cannot be read are left out and told of in `skipped` instead; which ones are left
+    decides the order of the others, so it is settled here.
     """
     if not folders:
         raise Problem("no shard folder is named", fix="name one or more, e.g. data/real-samples/shards")
-    parts = [_open_one(folder, skip_bad, cache) for folder in folders]
+    ranges = RangeCache(cache, None if cache_gb is None else int(cache_gb * 1e9))
+    parts = [_open_one(folder, skip_bad, cache, ranges) for folder in folders]
     sizes = {part.about["size_px"] for part in parts}
     if len(sizes) > 1:
         raise Problem(
@@ -96,7 +103,7 @@ def open_shards(folders: Sequence[Path | str], skip_bad: bool = False, cache: Pa
     order = np.argsort(merged["chip_id"].astype(str), kind="stable")
     merged = {name: column[order] for name, column in merged.items()}
     tars = tuple(file.path for file in files)
-    merged = _unique(merged, list(tars))
+    merged = _unique(merged, files)
     _check_leak(merged)
     digest = hashlib.sha256("".join(sorted(p.about["index"]["sha256"] for p in parts)).encode()).hexdigest()
     synthetic = any(part.about.get("synthetic") is True for part in parts)
@@ -131,7 +138,7 @@ def _columns(part: _Part, first_tar: int) -> dict[str, np.ndarray]:
     return {name: column[tar >= 0] for name, column in columns.items()}
 
 
-def _open_one(named: Path | str, skip_bad: bool, cache: Path) -> _Part:
+def _open_one(named: Path | str, skip_bad: bool, cache: Path, ranges: RangeCache) -> _Part:
     url = address_of(named)
     folder = cached_folder(url, cache) if url else Path(named)
     if url and not fetch_small(f"{url}/shards.json", folder / "shards.json"):
@@ -141,23 +148,46 @@ def _open_one(named: Path | str, skip_bad: bool, cache: Path) -> _Part:
     if url:
         fetch_small(f"{url}/{path.name}", path)
     table = _read_index(path, about["index"]["sha256"])
+    for shard in about["shards"]:
+        if (folder / str(shard["url"])).parent != folder:
+            raise Problem(
+                f"'{shard['url']}' is not a tar beside shards.json", where=str(folder), fix="make shards again"
+            )
+    if url:
+        return _bucket_part(url, folder, about, table, skip_bad, ranges)
     files, skipped = {}, []
     for shard in about["shards"]:
-        name = str(shard["url"])
-        if (folder / name).parent != folder:
-            raise Problem(f"'{name}' is not a tar beside shards.json", where=str(folder), fix="make shards again")
-        if url:
-            tar = cached_tar(folder, name, shard["sha256"])
-            files[name] = TarFile(tar, shard["bytes"], shard["sha256"], f"{url}/{name}")
-            continue
-        wrong = _wrong_tar(folder / name, shard["bytes"])
+        name, tar = str(shard["url"]), folder / str(shard["url"])
+        wrong = wrong_tar(name, str(folder), tar.stat().st_size if tar.exists() else None, shard["bytes"])
         if wrong and not skip_bad:
             raise wrong
         if wrong:
-            skipped.append(f"{wrong.what}: {_count(shard['nsamples'])} left out")
+            skipped.append(_left_out(wrong, shard))
         else:
-            files[name] = TarFile(folder / name, shard["bytes"], shard["sha256"])
+            files[name] = TarFile(tar, shard["bytes"], shard["sha256"])
     return _Part(about, table, files, skipped)
+
+
+def _bucket_part(
+    url: str, folder: Path, about: dict[str, Any], table: pa.Table, skip_bad: bool, ranges: RangeCache
+) -> _Part:
+    """A folder in a bucket. Its tars are looked at if bad ones are to be skipped, else when they are read."""
+    files, skipped = {}, []
+    names = [str(shard["url"]) for shard in about["shards"]]
+    found = sizes([f"{url}/{name}" for name in names]) if skip_bad else [shard["bytes"] for shard in about["shards"]]
+    for name, shard, bytes_there in zip(names, about["shards"], found, strict=True):
+        wrong = wrong_tar(name, url, bytes_there, shard["bytes"])
+        if wrong:
+            skipped.append(_left_out(wrong, shard))
+        else:
+            kept = cached_tar(folder, name, shard["sha256"])
+            files[name] = TarFile(kept, shard["bytes"], shard["sha256"], f"{url}/{name}", ranges)
+    sweep(folder, [file.path for file in files.values()])
+    return _Part(about, table, files, skipped)
+
+
+def _left_out(wrong: Problem, shard: dict[str, Any]) -> str:
+    return f"{wrong.what}: {_count(shard['nsamples'])} left out"
 
 
 def _read_index(path: Path, sha256: str) -> pa.Table:
@@ -170,17 +200,6 @@ def _read_index(path: Path, sha256: str) -> pa.Table:
         return pq.ParquetFile(path).read()  # by name: see pipeline.tables.read_parquet
     except pa.ArrowInvalid as error:
         raise Problem(f"the index is damaged: {error}", where=str(path), fix="make shards again", code=4) from None
-
-
-def _wrong_tar(tar: Path, size: int) -> Problem | None:
-    if not tar.exists():
-        fix = "copy it there, or make shards again"
-        return Problem(f"the tar {tar.name} is missing", where=str(tar.parent), fix=fix)
-    found = tar.stat().st_size
-    if found != size:
-        what = f"{tar.name} has {found} bytes, shards.json says {size}"
-        return Problem(what, where=str(tar.parent), fix="copy it again, or make shards again", code=4)
-    return None
 
 
 def _without_bad(samples: Samples, skipped: list[str]) -> Samples:
@@ -223,13 +242,13 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _unique(columns: dict[str, np.ndarray], tars: list[Path]) -> dict[str, np.ndarray]:
+def _unique(columns: dict[str, np.ndarray], files: list[TarFile]) -> dict[str, np.ndarray]:
     """Drop a chip's second row; a second row that says something else is an error naming both."""
     ids = columns["chip_id"].astype(str)
     for k in np.flatnonzero(ids[1:] == ids[:-1]) + 1:
         for name in ("sha256", "label_mask", "known_mask", "split"):
             if columns[name][k] != columns[name][k - 1]:
-                places = " and ".join(str(tars[columns["tar"][j]]) for j in (k - 1, k))
+                places = " and ".join(files[columns["tar"][j]].name for j in (k - 1, k))
                 fix = "make the shards of both regions with the same sources, labels and split"
                 raise Problem(f"{ids[k]} stands twice with another {name}", where=places, fix=fix)
     keep = np.append(True, ids[1:] != ids[:-1]) if len(ids) else np.zeros(0, bool)
