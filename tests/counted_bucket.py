@@ -6,6 +6,7 @@ Other processes see the same folder (its root is in the environment) and write i
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 ROOT = "COUNTED_BUCKET"
+DELAY = "COUNTED_BUCKET_DELAY"
+"""Seconds that a request takes."""
 
 
 class CountedBucket(AbstractFileSystem):
@@ -30,6 +33,7 @@ class CountedBucket(AbstractFileSystem):
             return data
         with requests_file().open("a") as file:
             file.write(f"{path} {start} {end}\n")
+        time.sleep(float(os.environ.get(DELAY, "0")))
         return type(self).fault(path, start or 0, data) if type(self).fault else data
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class RangeCache:
         self._allowed = 0
         """Bytes that may be written before the folder is looked at again."""
         self._full_since = -FULL_S
-        self._told = False
+        self._why, self._told = "", False
 
     def open(self, path: Path, size: int) -> KeptTar | None:
         """What is kept of a tar; None where nothing can be kept: it is read without."""
@@ -103,7 +103,7 @@ class RangeCache:
             if count <= self._allowed:
                 self._allowed -= count
                 return True
-            self._full()
+            self._full(self._why)
             return False
 
     def refused(self, error: OSError) -> None:
@@ -111,7 +111,7 @@ class RangeCache:
         with self._lock:
             self._full(error.strerror or str(error))
 
-    def _full(self, why: str = "its bound is reached") -> None:
+    def _full(self, why: str) -> None:
         if time.monotonic() - self._full_since >= FULL_S:
             self._full_since = time.monotonic()
         self._allowed = 0
@@ -134,6 +134,7 @@ class RangeCache:
                 break
             if _removed(path):
                 used, free = used - size, free + size
+        self._why = "its bound is reached" if most - used < count else f"its disk has {free / 1e9:.1f} GB left"
         return max(0, min(wanted, most - used, free - LEFT))
 
 
@@ -184,7 +185,7 @@ def _opened(path: Path, whole: int) -> BinaryIO:
 def _removed(path: Path) -> bool:
     """Remove a kept tar that no process is using; whether it is gone."""
     try:
-        file = path.open("rb")
+        file = path.open("r+b")  # a lock against others needs it, over a network
     except FileNotFoundError:
         return True
     with file:

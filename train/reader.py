@@ -133,10 +133,12 @@ class Reader:
         kept = self._kept(tar)
         if kept is None:
             return ks
-        there = [k for k in ks if self._is_kept(places, k, kept)]
+        there, missing = [], []
+        for k in ks:
+            (there if self._is_kept(places, k, kept) else missing).append(k)
         places.ask_for(there, kept.bytes)
         self._copy(places, there, np.frombuffer(kept.bytes, np.uint8), batch)
-        return [k for k in ks if k not in set(there)]
+        return missing
 
     def _is_kept(self, places: Places, k: int, kept: KeptTar) -> bool:
         start = places.ranges(k)[0][0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES
 from pipeline.sample import FORMAT_VERSION, SENSORS, SPLITS
 from train.bucket import address_of, fetch_small, sizes
+from train.places import AGAIN
 from train.range_cache import RangeCache, cached_folder, cached_tar, sweep
 from train.reader import Reader as Reader  # where others look for it
 from train.tar_file import TarFile, wrong_tar
@@ -144,15 +146,13 @@ def _open_one(named: Path | str, skip_bad: bool, cache: Path, ranges: RangeCache
     if url and not fetch_small(f"{url}/shards.json", folder / "shards.json"):
         raise Problem("there are no shards here", where=url, fix="make shards REGION=… OUT=…")
     about = read_about(folder)
+    for name in (about["index"]["file"], *(shard["url"] for shard in about["shards"])):
+        if name in ("", ".", "..") or name != Path(str(name)).name:
+            raise Problem(f"'{name}' is not a file beside shards.json", where=url or str(folder), fix=AGAIN)
     path = folder / about["index"]["file"]
     if url:
         fetch_small(f"{url}/{path.name}", path)
     table = _read_index(path, about["index"]["sha256"])
-    for shard in about["shards"]:
-        if (folder / str(shard["url"])).parent != folder:
-            raise Problem(
-                f"'{shard['url']}' is not a tar beside shards.json", where=str(folder), fix="make shards again"
-            )
     if url:
         return _bucket_part(url, folder, about, table, skip_bad, ranges)
     files, skipped = {}, []
@@ -172,6 +172,10 @@ def _bucket_part(
     url: str, folder: Path, about: dict[str, Any], table: pa.Table, skip_bad: bool, ranges: RangeCache
 ) -> _Part:
     """A folder in a bucket. Its tars are looked at if bad ones are to be skipped, else when they are read."""
+    for shard in about["shards"]:
+        # A name in the cache is made of it.
+        if not re.fullmatch("[0-9a-f]{64}", str(shard["sha256"])) or not isinstance(shard["bytes"], int):
+            raise Problem(f"shards.json has no sha256 or size of {shard['url']}", where=url, fix=AGAIN, code=4)
     files, skipped = {}, []
     names = [str(shard["url"]) for shard in about["shards"]]
     found = sizes([f"{url}/{name}" for name in names]) if skip_bad else [shard["bytes"] for shard in about["shards"]]
