@@ -19,13 +19,13 @@ PY        := $(VENV)/bin/python
 UV        := $(VENV)/bin/uv
 
 # A region's shards lie under its name, which is its manifest's stem.
-folders = $(foreach r,$(REGION),$(OUT)/$(basename $(notdir $(r)))/shards)
+folders = $(foreach r,$(REGION),$(OUT:/=)/$(basename $(notdir $(r)))/shards)
 jobs    = $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 run     = $(if $(RUN),--run $(RUN))
 need    = $(if $(strip $($(1))),,$(error $(1) is missing: $(2)))
 region  = $(call need,REGION,make $@ REGION=manifests/regions/<name>.toml)
 
-.PHONY: help demo setup corpus shards train evaluate search status verify redo test soak bench lint clean
+.PHONY: help demo setup corpus shards train evaluate search status verify doctor redo test soak bench lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -72,11 +72,15 @@ search: $(VENV)/.ready  ## the chips nearest to QUERY="…" (RUN=, REGION= as fo
 status: $(VENV)/.ready  ## which stages of REGION are up to date, and why the others are not
 	$(region)@$(PY) -m pipeline status $(REGION) --out $(OUT)
 
-verify: $(VENV)/.ready  ## whether tables, pixels and shards of REGION still are what was written (ARGS="--sample 1 --json")
-	$(region)@$(PY) -m pipeline verify $(REGION) --out $(OUT) $(jobs) $(ARGS)
+verify: $(VENV)/.ready  ## whether tables, pixels and shards of REGION, or the run RUN=, still are what was written (ARGS="--sample 5% --json")
+	$(if $(RUN),,$(region))@$(if $(strip $(REGION)),$(PY) -m pipeline verify $(REGION) --out $(OUT) $(jobs) $(ARGS))
+	@$(if $(RUN),$(PY) -m train verify $(RUN) --runs $(RUNS) $(if $(strip $(REGION)),,$(ARGS)))
+
+doctor: $(VENV)/.ready  ## whether this machine and the services of REGION (if given) can do the work, and what to do where not
+	@$(PY) -m pipeline doctor $(REGION) --out $(OUT) --runs $(RUNS) $(ARGS)
 
 redo: $(VENV)/.ready  ## STAGE of REGION and everything after it again
-	$(region)$(call need,STAGE,make redo STAGE=captions REGION=…)@$(PY) -m pipeline redo $(STAGE) $(REGION) --out $(OUT) $(jobs)
+	$(region)$(call need,STAGE,make redo STAGE=captions REGION=…)@$(PY) -m pipeline redo $(STAGE) $(REGION) --out $(OUT) $(jobs) $(ARGS)
 
 test: $(VENV)/.ready  ## the whole test suite, offline, no GPU
 	$(PY) -m pytest $(ARGS)

@@ -20,15 +20,22 @@ class Manifest(BaseModel):
     )
 
 
+MOST_DOTS = 500
+"""In a line: for a key of n parts tomllib takes memory as n², 1.5 GB for 40 kB of dots."""
 M = TypeVar("M", bound=Manifest)
 
 
 def parse_toml(text: str, path: Path) -> dict[str, Any]:
     """The tables of a TOML text; a malformed one is a Problem naming the file it came from."""
+    line = next((k for k, line in enumerate(text.splitlines(), 1) if line.count(".") > MOST_DOTS), None)
+    if line:
+        fix = "write tables as [a.b], and long lists on several lines"
+        raise Problem(f"line {line} has more than {MOST_DOTS} dots", where=str(path), fix=fix)
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise Problem(f"this is not valid TOML: {error}", where=str(path), fix="mend the line it names") from None
+    except (ValueError, RecursionError) as error:  # not TOML; a number of thousands of digits; nested too deeply
+        said = str(error) if isinstance(error, tomllib.TOMLDecodeError) else f"{error}".partition(";")[0]
+        raise Problem(f"this is not valid TOML: {said}", where=str(path), fix="mend the line it names") from None
 
 
 def parse(model: type[M], data: dict[str, Any], path: Path, prefix: str = "") -> M:

@@ -17,11 +17,11 @@ class Problem(Exception):
         self.what, self.where, self.fix, self.code = what, where, fix, code
 
     def __str__(self) -> str:
-        lines = [self.what]
+        lines = [printable(self.what)]
         if self.where:
-            lines.append(f"  where: {self.where}")
+            lines.append(f"  where: {printable(self.where)}")
         if self.fix:
-            lines.append(f"  fix:   {self.fix}")
+            lines.append(f"  fix:   {printable(self.fix)}")
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple:
@@ -31,6 +31,12 @@ class Problem(Exception):
 def _rebuild(what: str, where: str, fix: str, code: int) -> Problem:
     """Let a Problem cross a process border (dask and multiprocessing pickle exceptions by their args)."""
     return Problem(what, where=where, fix=fix, code=code)
+
+
+def printable(text: object) -> str:
+    """A text on one line as a terminal may show it: names of files and items come from others, and could move the
+    cursor, hide letters or forge the next line."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(text).splitlines()))
 
 
 MOST = 40

@@ -83,12 +83,12 @@ def subset_view(caption: str, label_mask: int, draw: np.random.Generator) -> tup
     return ". ".join(chosen), mask_of(chosen)
 
 
-def synonym_view(caption: str, label_mask: int, seed: int) -> tuple[str, int]:
-    """As `subset_view`, and half of the time the caption too; but the classes' names make room for synonyms."""
+def half_view(caption: str, label_mask: int, kind: Kind, seed: int) -> tuple[str, int]:
+    """A text for training and the classes it names: half of the time the caption, else a view of its classes."""
     names = names_of(label_mask)
     if not names or seed_of(seed, 0) % 2:
         return caption, label_mask
-    return view_and_mask(names, "synonyms", seed)
+    return view_and_mask(names, kind, seed)
 
 
 def _checked(said: str | Sequence[str]) -> list[str]:

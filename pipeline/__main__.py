@@ -19,6 +19,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 RegionArg = Annotated[Path, typer.Argument(help="a region's manifest, e.g. manifests/regions/veneto-2018.toml")]
 Out = Annotated[str, typer.Option("--out", help="folder or bucket that holds one folder per region")]
 DATA = "data"
+Wait = Annotated[bool, typer.Option("--wait", help="where another run writes the region, go on after it")]
+RetryFailed = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed",
+        help="try rows again that could not be read (`unreadable` in `dropped`), and no others: an archive may have "
+        "been in trouble. A stage that runs anyway tries them too; a local file that was mended is seen without this",
+    ),
+]
 Address = Annotated[
     str,
     typer.Option("--scheduler", help="address of a dask scheduler; empty: this machine's cores; serial: one by one"),
@@ -43,6 +52,8 @@ def build(
     to: Annotated[str, typer.Option("--to", help="last stage to run")] = "captions",
     out: Out = DATA,
     scheduler: Address = "",
+    wait: Wait = False,
+    retry_failed: RetryFailed = False,
 ) -> None:
     """Run every stage up to --to that is not up to date, and say why."""
     from pipeline import runner
@@ -54,7 +65,7 @@ def build(
         jobs.connect()  # a wrong address is told before anything is asked of an archive
         for path in regions:
             region, store = runner.load(path, out)
-            done = runner.run_upto(region, store, to, scheduler=jobs)
+            done = runner.run_upto(region, store, to, scheduler=jobs, wait=wait, retry_failed=retry_failed)
             failed += runner.failed_rows(store, to)
             if not done:
                 runner.say(f"{region.name}: everything up to {to} is up to date")
@@ -68,6 +79,7 @@ def redo(
     to: Annotated[str, typer.Option("--to", help="last stage to run")] = "shards",
     out: Out = DATA,
     scheduler: Address = "",
+    wait: Wait = False,
 ) -> None:
     """Run a stage and everything after it again, nothing before it."""
     from pipeline import runner
@@ -77,7 +89,7 @@ def redo(
     _known(to)
     loaded, store = runner.load(region, out)
     with Scheduler(scheduler) as jobs:
-        runner.redo(loaded, store, stage, to, scheduler=jobs)
+        runner.redo(loaded, store, stage, to, scheduler=jobs, wait=wait)
     _leave(runner.failed_rows(store, to))
 
 
@@ -98,7 +110,7 @@ def status(regions: Annotated[list[Path], typer.Argument(help="manifests")], out
 @app.command()
 def verify(
     places: Annotated[list[str], typer.Argument(help="manifests of regions, or folders of a region or of shards")],
-    sample: Annotated[float, typer.Option("--sample", help="share of the samples to hash array by array")] = 0.05,
+    sample: Annotated[str, typer.Option("--sample", help="share of the samples to hash array by array")] = "5%",
     as_json: Annotated[bool, typer.Option("--json", help="print a JSON object per place")] = False,
     out: Out = DATA,
     scheduler: Address = "",
@@ -110,10 +122,10 @@ def verify(
     from pipeline import verify as verifying
     from pipeline.cluster import Scheduler
 
-    reports = []
+    reports, share = [], verifying.share_of(sample)
     with Scheduler(scheduler) as jobs:
         for target in [verifying.target_of(place, out) for place in places]:
-            report = verifying.verify(target, sample, jobs)
+            report = verifying.verify(target, share, jobs)
             reports.append(report)
             lines = [json.dumps(report.as_json())] if as_json else map(verifying.finding_line, report.findings)
             print("".join(f"{line}\n" for line in lines), end="")
@@ -205,11 +217,33 @@ def splits(
     show_splits(*runner.load(region, out), png)
 
 
+@app.command()
+def doctor(
+    region: Annotated[
+        Path | None, typer.Argument(help="a region's manifest: its files and APIs are looked at too")
+    ] = None,
+    out: Out = DATA,
+    runs: Annotated[str, typer.Option("--runs", help="folder of the training runs")] = "runs",
+    as_json: Annotated[bool, typer.Option("--json", help="print a JSON object")] = False,
+) -> None:
+    """Whether this machine and what it asks can do the work, and what to do where not; exit 1 where something is wrong.
+
+    What cannot be reached is told and is not wrong. Nothing is written, and no credential is printed.
+    """
+    from pipeline.doctor import examine, report
+
+    if not report(examine(region, out, runs), as_json):
+        raise typer.Exit(1)
+
+
 def _leave(failed: int) -> None:
     """Code 3 where rows failed: everything else is done, and those rows stand in their table with the reason."""
     if failed:
-        print(f"finished, but {failed} rows could not be read: see `dropped` in pixels.parquet", file=sys.stderr)
-        print("  fix:   mend their files, then make redo STAGE=pixels REGION=… tries those rows again", file=sys.stderr)
+        print(
+            f"finished, but {failed} rows could not be read: see `dropped` in pixels.parquet and labels.parquet",
+            file=sys.stderr,
+        )
+        print("  fix:   the same command with --retry-failed tries those rows again (make …: ARGS=)", file=sys.stderr)
         raise typer.Exit(3)
 
 
@@ -222,8 +256,14 @@ def _known(stage: str) -> None:
 
 
 def _add_stage(name: str, does: str) -> None:
-    def command(region: RegionArg, out: Out = DATA, scheduler: Address = "") -> None:
-        _run_stage(region, out, name, scheduler)
+    def command(
+        region: RegionArg,
+        out: Out = DATA,
+        scheduler: Address = "",
+        wait: Wait = False,
+        retry_failed: RetryFailed = False,
+    ) -> None:
+        _run_stage(region, out, name, scheduler, wait, retry_failed)
 
     command.__doc__ = f"Stage: {does}."
     app.command(name)(command)
@@ -234,6 +274,7 @@ def scenes(
     region: RegionArg,
     out: Out = DATA,
     scheduler: Address = "",
+    wait: Wait = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="say what would be asked of which API, and ask nothing")
     ] = False,
@@ -245,7 +286,7 @@ def scenes(
 
         print("\n".join(say_plan(load_region(region))))
     else:
-        _run_stage(region, out, "scenes", scheduler)
+        _run_stage(region, out, "scenes", scheduler, wait)
 
 
 @app.command()
@@ -253,6 +294,7 @@ def shards(
     region: Annotated[str, typer.Argument(help="a region's manifest; with --info a folder of shards too")],
     out: Out = DATA,
     scheduler: Address = "",
+    wait: Wait = False,
     info: Annotated[bool, typer.Option("--info", help="print what is inside the shards, and run nothing")] = False,
 ) -> None:
     """Stage: WebDataset tars, index and card."""
@@ -263,19 +305,21 @@ def shards(
         target = target_of(region, out)
         print("\n".join(shards_info(target.store, target.shards)))
     else:
-        _run_stage(Path(region), out, "shards", scheduler)
+        _run_stage(Path(region), out, "shards", scheduler, wait)
 
 
-def _run_stage(region: Path, out: str, name: str, scheduler: str) -> None:
+def _run_stage(
+    region: Path, out: str, name: str, scheduler: str, wait: bool = False, retry_failed: bool = False
+) -> None:
     from pipeline import runner
     from pipeline.cluster import Scheduler
 
     loaded, store = runner.load(region, out)
     with Scheduler(scheduler) as jobs:
-        receipt = runner.run_alone(loaded, store, name, scheduler=jobs)
+        receipt = runner.run_alone(loaded, store, name, scheduler=jobs, wait=wait, retry_failed=retry_failed)
     if receipt is None:
         runner.say(f"{loaded.name}: {name} is up to date")
-    _leave(runner.failed_rows(store, name) if name == "pixels" else 0)
+    _leave(runner.failed_rows(store, name) if name in runner.READING else 0)
 
 
 for _name, _does in (

@@ -15,16 +15,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from harmonize.disk import disk_told
 from harmonize.problem import Problem
 
 DEEPEST = 2
 """Zips in a zip: the download of a whole activation holds one per product."""
 MOST_BYTES = 8 * 2**30
 """What one archive, with the archives in it, may unpack to: packages have tens of MB."""
+MOST_READ = 2**30
+"""What a zip may unpack to that GDAL reads in its place."""
 MOST_RATIO, SMALL_BYTES = 500, 64 * 2**20
 """An entry larger than SMALL_BYTES that is packed tighter is no data. Deflate ends at 1032:1, which zeros have; the
 padded text of a real .dbf has 165:1 (EMSR332, observed event)."""
 
+
+MOST_LIST_BYTES = 8 * 2**20
+"""Of the list of entries at an archive's end, some 80,000 of them; a package has some hundreds."""
 
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError)
 """How zipfile ends on bytes that are not what they were; RuntimeError is also a method of packing that it lacks."""
@@ -58,15 +64,26 @@ class Unpacker:
         Raises Problem for a file that is no zip, and for an entry that is damaged, encrypted, a link, too large, or
         named so that it would leave its folder; the entry is named.
         """
+        with self.open(archive) as opened:
+            return self._unpack(opened, archive, depth)
+
+    def open(self, archive: Member) -> zipfile.ZipFile:
+        """A zip whose entries are fit to be unpacked, wanted or not: an archive with one that is not is not what its
+        maker made. Nothing is unpacked yet. Raises Problem."""
         try:
+            if _list_bytes(archive.path) > MOST_LIST_BYTES:
+                raise self._problem("lists more entries than any package has", archive)
             opened = zipfile.ZipFile(archive.path)
         except (*DAMAGE, OSError) as error:
             raise self._problem(f"cannot be read as a zip: {error}", archive, "fetch it again") from None
-        with opened:
-            # All entries, wanted or not: an archive with one such entry is not what its maker made.
-            for entry in opened.infolist():
-                self._check(entry, archive)
-            return self._unpack(opened, archive, depth)
+        for entry in opened.infolist():
+            self._check(entry, archive)
+        total, packed = sum(entry.file_size for entry in opened.infolist()), archive.path.stat().st_size
+        if total > SMALL_BYTES and total > MOST_RATIO * packed:
+            # Many small entries, or entries that share their bytes: no single one shows it.
+            what = f"its entries have {total / 2**20:.0f} MiB, packed into {packed} bytes"
+            raise self._problem(f"{what}, which no data is", archive)
+        return opened
 
     def _unpack(self, opened: zipfile.ZipFile, archive: Member, depth: int) -> list[Member]:
         folders: dict[str, Path] = {}
@@ -101,7 +118,7 @@ class Unpacker:
             raise self._problem(what, archive, "keep the vector layers alone")
         try:
             # zipfile ends at the size that the entry states, and its checksum must fit then.
-            with opened.open(entry) as packed, member.path.open("wb") as out:
+            with disk_told(str(self._into)), opened.open(entry) as packed, member.path.open("wb") as out:
                 shutil.copyfileobj(packed, out)
         except DAMAGE as error:
             raise self._problem(f"'{entry.filename}' cannot be unpacked: {error}", archive, "fetch it again") from None
@@ -120,6 +137,25 @@ class Unpacker:
 
     def _problem(self, what: str, archive: Member, fix: str = "fetch the archive again from its publisher") -> Problem:
         return Problem(f"{archive.name}: {what}", where=self._where, fix=fix)
+
+
+def check_archive(path: Path, where: str) -> None:
+    """Problem for a zip (or KMZ) that GDAL shall not read: with entries that Unpacker refuses, or larger than MOST_READ
+    in all, since GDAL reads some formats whole."""
+    with Unpacker(path.parent, lambda _: False, where).open(Member(path, path.name)) as opened:
+        total = sum(entry.file_size for entry in opened.infolist())
+    if total > MOST_READ:
+        what = f"{path.name} unpacks to {total / 2**30:.1f} GiB"
+        raise Problem(what, where=where, fix="unpack it, and name the vector file in it")
+
+
+def _list_bytes(path: Path) -> int:
+    """Of the list of entries, as the record at a zip's end says (APPNOTE 4.3.16); 0 where there is no such record."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (22 + 65535)))
+        end = file.read()
+    at = end.rfind(b"PK\5\6")
+    return int.from_bytes(end[at + 12 : at + 16], "little") if at >= 0 else 0
 
 
 def is_litter(path: PurePosixPath) -> bool:

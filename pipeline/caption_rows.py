@@ -16,7 +16,7 @@ from harmonize.events import judge
 from harmonize.labelset import Evidence, LabelSet, combine
 from harmonize.splits import block_of
 from pipeline import tables
-from pipeline.evidence import EvidenceText, evidence_of, touched
+from pipeline.evidence import EvidenceText, evidence_of, touched, unreadable
 from pipeline.label_agreement import agreement_of
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ def caption(work: Work, batch: Batch) -> Captioned:
     columns, events_of = Columns(), []
     with _no_garbage():
         evidence = evidence_of(batch.labels, batch.crosswalks)
+        unread = unreadable(batch.labels)
         for chip, labels in _label_sets(batch, evidence, region):
-            columns.add(chip, labels, region.split.block_km)
+            columns.add(chip, labels, region.split.block_km, unread.get(chip.cell))
             events_of.append(_events_of(chip, labels))
         agreed = agreement_of(region, zip(columns.of["cell"], batch.chips["day"].to_pylist(), strict=True), evidence)
         return Captioned(columns.table(), events_of, agreed)
@@ -123,7 +124,8 @@ class Columns:
         """Of the labels of all chips, one after another."""
         self._evidence = EvidenceText()
 
-    def add(self, chip: Chip, labels: LabelSet, block_km: float) -> None:
+    def add(self, chip: Chip, labels: LabelSet, block_km: float, unread: str | None = None) -> None:
+        """unread: why a label source could not be read there: what it would have said may rule."""
         add = self._add
         said = write_caption(labels, chip.sensor, chip.day, chip.lat, chip.orbit, chip.chip_id)
         add["chip_id"](chip.chip_id)
@@ -140,7 +142,7 @@ class Columns:
         add["record"](said.record_json)
         add["template"](said.template)
         add["events"](labels.events)
-        add["dropped"](chip.dropped or ("no labels" if labels.empty else None))
+        add["dropped"](chip.dropped or unread or ("no labels" if labels.empty else None))
         self._names += labels.shares
         self._shares += labels.shares.values()
         self._sources += labels.sources.values()

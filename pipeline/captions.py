@@ -61,6 +61,7 @@ def write_captions(work: Work) -> Outcome:
     report = report_of(work.tables["chips"], table, work.region)
     agreed = _agreed(done)
     written = {SPLIT_REPORT: report, AGREEMENT: record(agreed)}
+    work.begin()
     files = {name: work.store.write_json(name, value) for name, value in written.items()}
     told = [f"event '{name}' belongs to {split}" for name, split in of_event.items()]
     notes = [*told, *split_notes(report), *(in_short(pair, found) for pair, found in agreed.items())]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from harmonize.problem import printable
 from harmonize.split_report import leakage_lines
 from harmonize.vocabulary import CLASSES
 from pipeline.card_columns import HUB_SPLITS, dataset_info
@@ -54,7 +55,7 @@ def text(contents: Contents, more: list[str] | None = None) -> str:
         *(more or []),
         "## Known limits",
         "",
-        *(f"- {limit}" for limit in limits(contents)),
+        *(f"- {_cell(limit)}" for limit in limits(contents)),
         "",
     ]
     return "\n".join(parts)
@@ -131,6 +132,7 @@ def _files(contents: Contents) -> list[str]:
         ["`index.parquet`", "a row per sample: place of its arrays in the tar, labels, captions, split, place, time"],
         ["`stac.parquet`, `collection.json`", "the samples as STAC items (stac-geoparquet), and their collection"],
         ["`croissant.json`", "Croissant with GeoCroissant fields"],
+        ["`SHA256SUMS`", "the sha256 of each file but `shards.json`: `sha256sum -c SHA256SUMS`"],
         ["`<split>-<sensor>.json`", "lists of tars for `wids` (`cache_dir` = this folder: it then copies no tar)"],
     ]
     return ["## Files", "", *_table(["file", "holds"], rows), ""]
@@ -157,8 +159,13 @@ def _load(contents: Contents) -> list[str]:
     ]
 
 
+def _cell(value: Any) -> str:
+    """A value in a table: names and licences come from others, and are shown as they are written, never as HTML."""
+    return printable(value).replace("<", "&lt;").replace("|", "\\|")
+
+
 def _table(head: list[str], rows: list[list[Any]]) -> list[str]:
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [head, *rows]]
+    lines = ["| " + " | ".join(map(_cell, row)) + " |" for row in [head, *rows]]
     return [lines[0], "|" + "---|" * len(head), *lines[1:]]
 
 
@@ -192,7 +199,7 @@ def _sources(contents: Contents) -> list[str]:
         lines += [
             "Put these sentences beside what is made of these samples:",
             "",
-            *(f"- {text}" for text in credits_),
+            *(f"- {_cell(text)}" for text in credits_),
             "",
         ]
     if silent := [name for name, text in contents.attributions.items() if not text and not _free(contents, name)]:
@@ -215,9 +222,11 @@ def _together(contents: Contents) -> list[str]:
     lines = []
     if told.strictest:
         asked = ", ".join(told.conditions) or "nothing"
-        lines.append(f"Together the known licences ask for: {asked}. The strictest of them is {told.strictest}.")
+        lines.append(f"Together the known licences ask for: {asked}. The strictest of them is {_cell(told.strictest)}.")
     if told.clash:
         lines.append(f"{' and '.join(told.clash)} each want the whole under themselves: ask before publishing.")
     if told.unknown:
-        lines.append(f"**Unknown licence: {', '.join(told.unknown)}.** Find out before publishing these samples.")
+        lines.append(
+            f"**Unknown licence: {_cell(', '.join(told.unknown))}.** Find out before publishing these samples."
+        )
     return lines

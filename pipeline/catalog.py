@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import glob
 import json
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from harmonize.problem import Problem
+from harmonize.record import from_json
 from pipeline.access import unsigned
 from pipeline.source import Source
 
@@ -60,8 +60,8 @@ def read_items(source: Source, where: str) -> list[Item]:
 
 def _from_json(path: Path) -> list[Item]:
     try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        data = from_json(path.read_bytes())
+    except ValueError as error:
         raise Problem(f"this is not valid JSON: {error}", where=str(path), fix="mend or remove the file") from None
     if isinstance(data, dict) and data.get("type") == "Feature":
         return [checked_item(data, str(path))]
@@ -92,8 +92,9 @@ def checked_item(item: Any, where: str) -> Item:
 
 def _odd_values(item: Item) -> Iterator[tuple[str, Any, str]]:
     """Key, value and what it must be, for values of a kind that STAC does not know there."""
-    if not isinstance(item["id"], str):
-        yield "id", item["id"], "text"
+    for key in ("id", "collection"):
+        if item.get(key) is not None and not _is_name(item[key]):
+            yield key, item[key], f"text of at most {LONGEST_NAME} letters that can be seen"
     for key in ("geometry", "properties", "assets"):
         if not isinstance(item[key], dict):
             yield key, item[key], "an object"
@@ -101,8 +102,10 @@ def _odd_values(item: Item) -> Iterator[tuple[str, Any, str]]:
     for name, asset in item["assets"].items():
         if not isinstance(asset, dict):
             yield f"assets.{name}", asset, "an object"
-        elif not isinstance(asset.get("href", ""), str):
+        elif not _is_text(asset.get("href", "")):
             yield f"assets.{name}.href", asset["href"], "text"
+        elif "\0" in asset.get("href", ""):
+            yield f"assets.{name}.href", asset["href"], "an address"
     places = {"properties": item["properties"]} | {f"assets.{k}": a for k, a in item["assets"].items()}
     for place, fields in places.items():
         for key, (kind, is_right) in _KINDS.items():
@@ -110,15 +113,31 @@ def _odd_values(item: Item) -> Iterator[tuple[str, Any, str]]:
                 yield f"{place}.{key}", fields[key], kind
 
 
+LARGEST = 1e15
+"""Of numbers that we count with: metres, pixels, days. Larger ones fit into no column."""
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
 def _is_whole(value: Any) -> bool:
-    return _is_number(value) and value == int(value)
+    """Also small: the numbers of orbits and of CRS have up to six digits."""
+    return _is_number(value) and value == int(value) and abs(value) < 1e9
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_NAME
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+LONGEST_NAME = 1000
+"""Characters of an id; those of archives have up to 120."""
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "platform": ("a name", _is_name),
     "eo:cloud_cover": ("a number", _is_number),
     "sat:relative_orbit": ("a whole number", _is_whole),
     "sar:polarizations": ("a list of texts", lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v)),
@@ -137,14 +156,18 @@ def _from_parquet(path: Path) -> list[Item]:
 
     try:
         rows = pq.read_table(path).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise Problem(f"this is not a readable Parquet file: {error}", where=str(path), fix="write it again") from None
     items = []
     for row in rows:
         assets = {k: _without_nulls(v) for k, v in (row.get("assets") or {}).items() if v}
         item = {key: row.get(key) for key in ("id", "collection", "bbox")} | {"type": "Feature", "assets": assets}
         if isinstance(row.get("geometry"), bytes):
-            item["geometry"] = json.loads(shapely.to_geojson(shapely.from_wkb(row["geometry"])))
+            try:
+                item["geometry"] = json.loads(shapely.to_geojson(shapely.from_wkb(row["geometry"])))
+            except (shapely.errors.GEOSException, ValueError) as error:
+                where = f"item {row.get('id')} in {path}"
+                raise Problem(f"an item's geometry is no WKB: {error}", where=where, fix="write it again") from None
         item["properties"] = {k: v for k, v in row.items() if k not in _PARQUET_TOP and v is not None}
         items.append(checked_item(item, str(path)))
     return items

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harmonize.problem import Problem
-from pipeline.raster import MARGIN_PX, Target, UnreadableRaster, bounds_in, named, open_raster, options_of, short
+from pipeline.raster import (
+    MARGIN_PX,
+    Target,
+    UnreadableRaster,
+    bounds_in,
+    check_window,
+    named,
+    open_raster,
+    options_of,
+    unreadable,
+)
 from pipeline.source import Source
 
 if TYPE_CHECKING:
@@ -35,19 +45,27 @@ def read_classes(
         margin = MARGIN_PX * abs(raster.rio.transform().a)
         west, south, east, north = bounds_in(bounds, epsg, raster.rio.crs)
         try:
-            part = raster.rio.clip_box(west - margin, south - margin, east + margin, north + margin).load()
+            part = raster.rio.clip_box(west - margin, south - margin, east + margin, north + margin)
+            check_window(part, href)
+            part = part.load()
         except (NoDataInBounds, OneDimensionalRaster):
             return None  # one row or column can only be margin
         except RasterioIOError as error:
-            raise UnreadableRaster(f"{named(href)}: {short(error)}") from None
+            raise unreadable(href, error) from None
     nodata = [v for v in (*source.nodata_values, part.rio.nodata) if v is not None]
+    if part.dtype.kind not in "iufb":
+        raise UnreadableRaster(f"{named(href)}: holds {part.dtype} values, which are no codes")
     codes = _likeliest(part.values, nodata) if source.probabilities else _coded(part.values[0], nodata)
+    if codes is None:
+        raise UnreadableRaster(f"{named(href)}: holds fractions, which are no codes (is probabilities missing?)")
     return part.isel(band=0, drop=True).copy(data=codes).rio.write_nodata(OUTSIDE)
 
 
-def _coded(values: np.ndarray, nodata: list[float]) -> np.ndarray:
-    """Codes as they stand, int32."""
+def _coded(values: np.ndarray, nodata: list[float]) -> np.ndarray | None:
+    """Codes as they stand, int32; None where they are no whole numbers."""
     empty = np.isin(values, nodata) | np.isnan(values)
+    if values.dtype.kind == "f" and (values[~empty] != np.round(values[~empty])).any():
+        return None
     return np.where(empty, UNLABELLED, np.where(empty, 0, values).astype(np.int32))
 
 

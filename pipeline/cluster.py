@@ -20,13 +20,14 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from harmonize.problem import Problem
+from pipeline.job import Job, outcome_of
 from pipeline.worker import about, perform
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, LocalCluster
+    from distributed import Client, LocalCluster
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -36,10 +37,15 @@ W = TypeVar("W")
 AHEAD = 4
 """Jobs submitted per worker thread: one runs, the others wait beside it."""
 DEATHS = 3
-"""A job is given up when this many workers died under it."""
+"""So many workers may die under a job, or while it waits beside another, before dask gives it up."""
+REFILL_S = 1.0
+"""How often it is looked whether a local cluster has lost a worker for good."""
 START_S = 10.0
 """A local cluster is started when the first jobs, done here, say that it would save more than this: it takes 3 s to
 start and as long to import the raster libraries in each process, more on a busy machine."""
+IMPORTED = ("pipeline.stages", "pyarrow.parquet", "rioxarray")
+"""A local worker imports these before it takes a job, not in its first one: where workers live a few seconds only, no
+job would ever come to its end."""
 ANSWER_S = 5
 """How long a scheduler's address may take to answer."""
 WORKERS_S = 60
@@ -103,37 +109,43 @@ class Scheduler:
     def _there(
         self, function: Callable[[W, A], R], work: W, left: Iterator[A], done: Callable[[R], None]
     ) -> Iterator[R]:
-        waiting: collections.deque[Future] = collections.deque()
-        ready: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        running: set[Future] = set()
-        finished: dict[Any, R | Exception] = {}
+        waiting: collections.deque[Job] = collections.deque()
+        ready: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        running: set[Job] = set()
         try:
             while True:
                 for argument in self._room(left, running):
-                    future = self._submit(function, work, argument)
-                    waiting.append(future)
-                    running.add(future)
-                    future.add_done_callback(ready.put)
+                    job = Job(function, work, argument)
+                    self._submit(job, ready)
+                    waiting.append(job)
+                    running.add(job)
                 if not waiting:
                     return
-                future = self._next(ready)
-                running.discard(future)
-                finished[future.key] = outcome = _outcome(future, function, self._where)
-                if isinstance(outcome, Exception):
+                job = self._next(ready)
+                outcome = outcome_of(job, self._where)
+                if outcome is None:
+                    if job.died:
+                        self._submit(job, ready)  # once more: perhaps it was not to blame
+                    else:
+                        _announce(job, ready)
+                    continue
+                running.discard(job)
+                job.outcome = outcome
+                if isinstance(outcome[0], Exception):
                     left = iter(())  # jobs before this one may fail too: the first in order is told, as in one process
                 else:
-                    done(outcome)
-                while waiting and waiting[0].key in finished:
-                    outcome = finished.pop(waiting.popleft().key)
-                    if isinstance(outcome, Exception):
-                        raise outcome
-                    yield outcome
+                    done(outcome[0])
+                while waiting and waiting[0].outcome is not None:
+                    result = waiting.popleft().outcome[0]
+                    if isinstance(result, Exception):
+                        raise result
+                    yield result
         finally:
             if running and self._client is not None:
                 with contextlib.suppress(Exception):  # on the way out of an error that matters more
-                    self._client.cancel(list(running), force=True)
+                    self._client.cancel([job.future for job in running], force=True)
 
-    def _room(self, left: Iterator[A], running: set[Future]) -> Iterator[A]:
+    def _room(self, left: Iterator[A], running: set[Job]) -> Iterator[A]:
         """Arguments for as many more jobs as may be submitted now; running grows while they are taken."""
         assert self._client is not None
         limit = AHEAD * max(1, sum(self._threads()))
@@ -148,14 +160,16 @@ class Scheduler:
         assert self._client is not None
         return [worker["nthreads"] for worker in self._client.scheduler_info()["workers"].values()]
 
-    def _submit(self, function: Callable[[W, A], R], work: W, argument: A) -> Future:
+    def _submit(self, job: Job, ready: queue.SimpleQueue[Job]) -> None:
         assert self._client is not None
         # Pickled here, or dask would search every argument for futures.
-        job = pickle.dumps((function, work, argument), protocol=5)
-        key = f"{function.__name__.strip('_')}-{uuid.uuid4().hex}"
-        return self._client.submit(perform, about(), job, key=key, pure=False)
+        pickled = pickle.dumps((job.function, job.work, job.argument), protocol=5)
+        key = f"{job.function.__name__.strip('_')}-{uuid.uuid4().hex}"
+        job.tries, job.died = job.tries + 1, False
+        job.future = self._client.submit(perform, about(), pickled, key=key, pure=False)
+        _announce(job, ready)
 
-    def _next(self, ready: queue.SimpleQueue[Future]) -> Future:
+    def _next(self, ready: queue.SimpleQueue[Job]) -> Job:
         """The next finished job; Problem where for WORKERS_S no scheduler or no worker has been there."""
         assert self._client is not None
         alone_since = time.monotonic()
@@ -182,6 +196,7 @@ class Scheduler:
         from distributed import Client, LocalCluster
 
         dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1})
+        dask.config.set({"distributed.deploy.lost-worker-timeout": WORKERS_S})  # a busy machine is slow to start one
         try:
             with _sigint_blocked():
                 self._cluster = LocalCluster(
@@ -191,6 +206,7 @@ class Scheduler:
                     dashboard_address="127.0.0.1:0",  # no address at all would be port 8787
                     memory_limit=0,  # a job's arrays are not dask's to spill; a paused worker would only stand still
                     silence_logs=logging.CRITICAL,
+                    preload=list(IMPORTED),
                 )
         except (OSError, RuntimeError, TimeoutError) as error:
             raise Problem(
@@ -198,6 +214,7 @@ class Scheduler:
                 fix="python -m pipeline … --scheduler serial runs the jobs one after another",
                 code=1,
             ) from None
+        _keep_full(self._cluster, CPU_COUNT)
         self._client = Client(self._cluster, set_as_default=False)
 
     def connect(self) -> None:
@@ -242,6 +259,29 @@ SERIAL = Scheduler("serial")
 _START_WORKERS = "dask worker <address> --nworkers auto --nthreads 1, in the same environment and with the same files"
 
 
+def _announce(job: Job, ready: queue.SimpleQueue[Job]) -> None:
+    """Put the job into the queue when it is done, at once where it is."""
+    assert job.future is not None
+    job.future.add_done_callback(lambda _: ready.put(job))
+
+
+def _keep_full(cluster: LocalCluster, workers: int) -> None:
+    """A local cluster starts a worker again that dies at work, but not one that dies while it starts: it would have
+    fewer and fewer, and wait for ever in the end."""
+    from distributed.core import Status
+    from tornado.ioloop import PeriodicCallback
+
+    def look() -> None:
+        for name, nanny in list(cluster.workers.items()):
+            if nanny.status in (Status.closed, Status.failed):
+                del cluster.workers[name]
+        if len(cluster.workers) < workers:
+            cluster.scale(workers)  # nothing, once it closes
+
+    assert cluster.loop is not None
+    cluster.loop.add_callback(PeriodicCallback(look, REFILL_S * 1000).start)
+
+
 @contextlib.contextmanager
 def _sigint_blocked() -> Iterator[None]:
     """Threads started in the block, and the workers they start then or later, never see Ctrl-C: it is ours to handle.
@@ -256,25 +296,3 @@ def _sigint_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _outcome(future: Future, function: Callable[..., Any], where: str) -> Any:
-    """What a job gave back, or the exception it ended with; what dask says of its own becomes a Problem."""
-    from distributed import CancelledError, KilledWorker
-
-    again = "start scheduler and workers in the same environment, again after every change of the code"
-    try:
-        return future.result()
-    except KilledWorker:
-        what = f"{DEATHS} workers died over one job of {function.__name__.strip('_')}: out of memory, or a bad file"
-        fix = "run again with --scheduler serial to see it happen, or with fewer workers"
-        return Problem(what, where=where, fix=fix, code=1)
-    except CancelledError:
-        return Problem("the scheduler went away", where=where, fix="run the same command again", code=1)
-    except ImportError as error:
-        return Problem(f"a worker does not have this version of closp: {error}", where=where, fix=again)
-    except Exception as error:
-        if isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error):
-            what = f"the scheduler does not have this version of closp: {error.__cause__ or error}"
-            return Problem(what, where=where, fix=again)
-        return error

@@ -50,11 +50,11 @@ class Event(Manifest):
     """Days from `start` on in which it can be seen. Default by kind."""
     min_event_share: float = Field(default=0.05, gt=0, le=1)
     """Share of a cell that it must cover for its label."""
-    before: int = Field(default=1, ge=0)
+    before: int = Field(default=1, ge=0, le=100_000)
     """Acquisitions kept per covered cell and sensor besides per_cell: the latest before `start`,"""
     before_days: int = Field(default=60, ge=1, le=MOST_DAYS)
     """at most so many days before,"""
-    after: int = Field(default=2, ge=0)
+    after: int = Field(default=2, ge=0, le=100_000)
     """and the first in its effect window."""
     licence: str = "unknown"
     attribution: str = ""

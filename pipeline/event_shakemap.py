@@ -27,7 +27,7 @@ from pipeline.event_cems import read_cems
 from pipeline.event_dates import day_of_milliseconds, utc_day
 from pipeline.event_geojson import read_geojson
 from pipeline.region import Region
-from pipeline.shapes import degrees_of
+from pipeline.shapes import degrees_of, turned
 
 if TYPE_CHECKING:
     import geopandas
@@ -105,7 +105,7 @@ def _shaken(path: Path, level: float, where: str, notes: list[str]) -> shapely.G
     if area.is_empty:
         what = f"the contour of intensity {level:g} of {path.name} has no ground in it"
         raise Problem(what, where=where, fix="choose another mmi")
-    return degrees_of(geopandas.GeoDataFrame(geometry=[_turned(area)], crs=4326))
+    return degrees_of(geopandas.GeoDataFrame(geometry=[turned(area)], crs=4326))
 
 
 def _contours(path: Path, where: str, notes: list[str]) -> tuple[dict[float, shapely.Geometry], bool]:
@@ -164,19 +164,6 @@ def _value(value: object, path: Path, where: str) -> float:
         what = f"{path.name} has a contour of value {value}, which is no intensity (1 to 12)"
         raise Problem(what, where=where, fix="take cont_mmi.json of the ShakeMap")
     return level
-
-
-def _turned(area: shapely.Geometry) -> shapely.Geometry:
-    """Longitudes into -180..180; what lies across 180° in two parts."""
-    import shapely
-    from shapely import affinity
-
-    west, _, east, _ = area.bounds
-    if west >= -180 and east <= 180:
-        return area
-    world = shapely.box(-180, -90, 180, 90)
-    turns = [affinity.translate(area, turn) for turn in (-360, 0, 360)]
-    return shapely.union_all([shapely.intersection(turn, world) for turn in turns])
 
 
 def _origin_day(path: Path, where: str) -> dt.date:

@@ -12,6 +12,7 @@ from harmonize.events import CrisisEvent, Touch, Verdict
 from harmonize.labelset import Evidence, LabelSet
 from harmonize.vocabulary import BIT, CLASSES
 from pipeline import events
+from pipeline.receipt import UNREADABLE
 from pipeline.region import Region
 from pipeline.source import read_crosswalk
 
@@ -53,6 +54,14 @@ def evidence_of(labels: pa.Table, crosswalks: dict[str, Crosswalk]) -> dict[str,
         if shares:
             found[cell].append(Evidence(source, date, shares))
     return found
+
+
+def unreadable(labels: pa.Table) -> dict[str, str]:
+    """cell -> why a label source could not be read there."""
+    import pyarrow.compute as pc
+
+    failed = labels.filter(pc.starts_with(labels["dropped"].fill_null(""), f"{UNREADABLE}:"))
+    return dict(zip(failed["cell"].to_pylist(), failed["dropped"].to_pylist(), strict=True))
 
 
 def _bits_of(labels: pa.Table, crosswalks: dict[str, Crosswalk]) -> np.ndarray:

@@ -105,6 +105,19 @@ def transformer(source: int, target: int) -> Transformer:
     return Transformer.from_crs(source, target, always_xy=True)
 
 
+@functools.lru_cache(maxsize=256)
+def is_known(epsg: int) -> bool:
+    """Whether there is a CRS of this number."""
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        CRS.from_epsg(epsg)
+    except CRSError:
+        return False
+    return True
+
+
 def centres(cells: list[Cell]) -> tuple[np.ndarray, np.ndarray]:
     """lon, lat (degrees) of the centres of cells that share one EPSG."""
     bounds = np.array([c.bounds for c in cells], float).reshape(-1, 4)
@@ -118,14 +131,22 @@ def cells_of(area: shapely.Geometry, size_px: int) -> list[Cell]:
     """
     import shapely
 
-    covered = shapely.intersection(area, shapely.box(-180, SOUTH_END, 180, NORTH_END))
-    if covered.is_empty:
+    covered = _polygons(shapely.intersection(area, shapely.box(-180, SOUTH_END, 180, NORTH_END)))
+    if not len(covered):
         raise Problem("the region lies beyond 80°S or 84°N, where the grid ends", fix="choose a region between them")
     found: list[Cell] = []
-    for part in shapely.get_parts(covered):
+    for part in covered:
         for epsg in _zones_touching(part):
             found += _cells_of_zone(part, epsg, size_px)
     return sorted(set(found))
+
+
+def _polygons(area: shapely.Geometry) -> np.ndarray:
+    """The polygons of a geometry: where two share an edge as well as ground, their intersection holds lines too."""
+    import shapely
+
+    parts = shapely.get_parts(shapely.get_parts(area))
+    return parts[shapely.area(parts) > 0]
 
 
 def _zones_touching(part: shapely.Geometry) -> list[int]:
@@ -145,9 +166,12 @@ def _cells_of_zone(part: shapely.Geometry, epsg: int, size_px: int) -> list[Cell
     # Six degrees each side of the zone's own band hold its widened forms; beyond, UTM is not wanted anyway.
     middle = zone * 6 - 183
     half = (-90, 0) if is_south(epsg) else (0, 90)
-    clipped = shapely.intersection(part, shapely.box(middle - 9, half[0], middle + 9, half[1]))
+    clipped = shapely.multipolygons(
+        _polygons(shapely.intersection(part, shapely.box(middle - 9, half[0], middle + 9, half[1])))
+    )
     if clipped.is_empty:
         return []
+    shapely.prepare(clipped)
     outline = shapely.segmentize(clipped, 0.05)
     x, y = transformer(4326, epsg).transform(*shapely.get_coordinates(outline).T)
     y = FALSE_NORTHING_M - y if is_south(epsg) else y

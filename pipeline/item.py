@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.problem import Problem, nearest
-from pipeline.access import unsigned
+from pipeline.access import is_there, unsigned
 from pipeline.catalog import Item
+from pipeline.grid import is_known, transformer
 from pipeline.radiometry import baseline_number
+from pipeline.reach import check_href
 from pipeline.region import Imagery
 from pipeline.sandbox import href_of
+from pipeline.shapes import WORLD_GAP, cut_at_180, polygons_of
 from pipeline.source import Source
 from pipeline.work import Work
 
@@ -28,43 +31,28 @@ def name_of(item: Item) -> str:
 
 
 def footprint(item: Item) -> Any:
-    """The item's geometry (shapely, EPSG:4326), made valid. Raises Problem where it is none, or not in degrees."""
+    """The item's geometry (shapely, EPSG:4326): its polygons, made valid, in two parts where it lies across 180°.
+
+    Raises Problem where it is none, or not in degrees.
+    """
     import shapely
 
     try:
         drawn = shapely.from_geojson(json.dumps(item["geometry"]))
-    except shapely.errors.GEOSException:
+    except (shapely.errors.GEOSException, RecursionError, ValueError):
         raise Problem("an item's geometry is not GeoJSON", where=name_of(item), fix="mend the item") from None
     west, south, east, north = drawn.bounds if not drawn.is_empty else (999.0,) * 4
-    if west < -180.001 or east > 180.001 or south < -90.001 or north > 90.001:
+    # Written so that NaN is outside too.
+    if not (-180.001 <= west <= east <= 180.001 and -90.001 <= south <= north <= 90.001):
         raise Problem(
             "an item's geometry is empty or not in degrees",
             where=name_of(item),
             fix="STAC wants longitude and latitude (EPSG:4326) there; reproject it, or leave the item out",
         )
-    if east - west <= 180:
-        return shapely.make_valid(drawn)
-    return shapely.union_all([shapely.make_valid(_cut_at_180(part)) for part in shapely.get_parts(drawn)])
-
-
-def _cut_at_180(part: Any) -> Any:
-    """A footprint over the antimeridian in two parts (RFC 7946, 3.1.9); catalogues draw it around the whole Earth.
-
-    Such a one is wider than 180 degrees as it stands, and at most 60 once its western longitudes are counted on beyond
-    180. A map of the world, drawn as a rectangle from one edge to the other, stays as it is.
-    """
-    import numpy as np
-    import shapely
-
-    beyond = shapely.transform(part, lambda xy: xy + [360, 0] * (xy[:, :1] < 0))
-    width = np.ptp(beyond.bounds[::2])
-    is_world = width < 0.5 and part.area > 0.99 * part.envelope.area
-    if np.ptp(part.bounds[::2]) <= 180 or width > 60 or is_world:
-        return part
-    whole = shapely.make_valid(beyond)
-    east = shapely.intersection(whole, shapely.box(0, -90, 180, 90))
-    west = shapely.intersection(whole, shapely.box(180, -90, 360, 90))
-    return shapely.union(east, shapely.transform(west, lambda xy: xy - [360, 0]))
+    area = polygons_of(cut_at_180(drawn))
+    if area.is_empty:
+        raise Problem("an item's geometry is no area", where=name_of(item), fix="STAC wants the footprint there")
+    return area
 
 
 def when(item: Item) -> dt.datetime:
@@ -147,10 +135,11 @@ def asset_href(item: Item, key: str, band: str, use: Imagery, work: Work) -> str
     if not href:
         fix = f"{nearest(key, item['assets'])}; source '{use.source}' says {band} = \"{key}\""
         raise Problem(f"asset '{key}' ({band}) is missing", where=where, fix=fix)
+    check_href(href, work.region.source(use.source), where)
     local = work.openable(href)
-    if "://" not in local and not Path(local).exists():
+    if "://" not in local and not is_there(Path(local)):
         raise Problem(
-            f"the file of asset '{key}' is not there: {href}", where=where, fix="restore it, or mend the href"
+            f"the file of asset '{key}' is not there: {href[:200]}", where=where, fix="restore it, or mend the href"
         )
     return href
 
@@ -168,19 +157,44 @@ def raster_place(item: Item, source: Source, href: str, work: Work, use: Imagery
     asset = item["assets"][source.assets[reference_band(source)]]
     p = item["properties"] | {k: v for k, v in asset.items() if v is not None}
     code = str(p.get("proj:code") or "")
-    epsg = p.get("proj:epsg") or (int(code.removeprefix("EPSG:")) if re.fullmatch(r"EPSG:\d+", code) else None)
+    epsg = p.get("proj:epsg") or (int(code.removeprefix("EPSG:")) if re.fullmatch(r"EPSG:\d{4,6}", code) else None)
+    if epsg and not is_known(int(epsg)):
+        raise Problem(f"there is no CRS EPSG:{epsg}", where=name_of(item), fix="mend the item, or leave it out")
     t, shape = p.get("proj:transform"), p.get("proj:shape")
     if epsg and t and shape:
         return int(epsg), [t[2], t[5] + t[4] * shape[0], t[2] + t[0] * shape[1], t[5]]
     from pipeline import raster
 
     try:
-        head = raster.header(work.openable(href, use.source))
+        head = work.read(href, use.source, raster.header)
     except raster.UnreadableRaster as error:
         raise Problem(f"a raster's header cannot be read: {error}", where=name_of(item), fix="mend the file") from None
     if head.epsg is None:
         raise Problem("a raster's CRS has no EPSG code", where=name_of(item), fix="add proj:epsg to the item")
     return head.epsg, list(head.bounds)
+
+
+def check_place(item: Item, epsg: int, box: list[float]) -> None:
+    """Problem where the raster that proj:* tells of (bounds in units of `epsg`) lies elsewhere than the geometry."""
+    import numpy as np
+    import shapely
+    from pyproj.exceptions import CRSError
+
+    where, west_south_east_north = name_of(item), " ".join(f"{v:g}" for v in box)
+    try:
+        move = transformer(epsg, 4326)
+    except CRSError:
+        raise Problem(f"there is no EPSG:{epsg}", where=where, fix="mend proj:epsg (or proj:code)") from None
+    outline = shapely.segmentize(shapely.box(*box), max(abs(box[2] - box[0]), abs(box[3] - box[1]), 1e-9) / 16)
+    lon, lat = move.transform(*shapely.get_coordinates(outline).T)
+    degrees = np.column_stack([lon, lat])
+    found = np.isfinite(degrees).all() and cut_at_180(shapely.Polygon(degrees), WORLD_GAP).intersects(footprint(item))
+    if not found:
+        raise Problem(
+            f"an item's raster ({west_south_east_north} in EPSG:{epsg}) does not lie where its geometry is",
+            where=where,
+            fix="mend proj:epsg, proj:transform and proj:shape, or the geometry",
+        )
 
 
 def reference_band(source: Source) -> str:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.problem import Problem
-from pipeline.access import unsigned
+from pipeline.access import is_there, unsigned
 from pipeline.catalog import Item, checked_item, read_items
+from pipeline.download import downloads_of, fetched, suffix_of
 from pipeline.item import day_shown, footprint, name_of
 from pipeline.label_search import label_items
+from pipeline.reach import check_href
 from pipeline.region import LabelUse, Region
 from pipeline.sandbox import SCHEME
 from pipeline.source import Source
@@ -32,8 +34,10 @@ class LabelFile:
 
 
 def is_watched(href: str, region: Region) -> bool:
-    """Local files are watched for changes, but not those of the sample world: its version stands for them."""
-    return "://" not in href and not Path(href).is_relative_to(region.world)
+    """Local files are watched for changes, but not those of the sample world, whose version stands for them, and not
+    fetched ones, whose address does."""
+    ours = (region.world, downloads_of(region))
+    return "://" not in href and not any(Path(href).is_relative_to(folder) for folder in ours)
 
 
 def files_of(work: Work, name: str, notes: list[str]) -> list[LabelFile]:
@@ -56,7 +60,7 @@ def href_of(use: LabelUse, source: Source, region: Region) -> str:
 def _files(work: Work, k: int, use: LabelUse, notes: list[str]) -> Iterator[LabelFile]:
     source, where = work.region.source(use.source), where_of(work.region, k)
     if use.href or source.href:
-        yield LabelFile(source, _named_file(work.region, k), use.date, where)
+        yield LabelFile(source, _here(_named_file(work.region, k), source, work, where), use.date, where)
         return
     items = read_items(source, where) if source.items else label_items(work, use, where, notes)
     yield from _of_items(items, work, use, where)
@@ -67,7 +71,7 @@ def _named_file(region: Region, k: int) -> str:
     use = region.labels[k]
     source = region.source(use.source)
     href = href_of(use, source, region)
-    if "://" not in href and not href.startswith("/vsi") and not Path(href).exists():
+    if "://" not in href and not href.startswith("/vsi") and not is_there(Path(href)):
         base = "the manifest's folder" if use.href else f"{source.base}; a region gives its own href"
         raise Problem(
             f"there is no label file {href}", where=where_of(region, k), fix=f"check href; it is relative to {base}"
@@ -90,13 +94,24 @@ def _of_items(items: list[Item], work: Work, use: LabelUse, where: str) -> Itera
         raise Problem("the label source does not name its asset", where=where, fix="add asset = 'data' to the source")
     for item in items:
         checked_item(item, item["_file"])
-        href = work.openable(unsigned(str(item["assets"].get(source.asset, {}).get("href") or "")))
-        if not item["assets"].get(source.asset, {}).get("href") or ("://" not in href and not Path(href).exists()):
-            place = f"{name_of(item)}, key 'assets.{source.asset}'"
+        place = f"{name_of(item)}, key 'assets.{source.asset}'"
+        named = unsigned(str(item["assets"].get(source.asset, {}).get("href") or ""))
+        if named:
+            check_href(named, source, place)
+        href = work.openable(named)
+        if not named or ("://" not in href and not is_there(Path(href))):
             raise Problem(
                 "the label asset is missing", where=place, fix=f"assets there: {', '.join(sorted(item['assets']))}"
             )
+        href = _here(href, source, work, name_of(item))
         yield LabelFile(source, href, use.date or day_shown(item), where, footprint(item))
+
+
+def _here(href: str, source: Source, work: Work, where: str) -> str:
+    """A vector file at an address as a local one; rasters are read where they lie."""
+    if href.startswith(("http://", "https://")) and suffix_of(href) in SUFFIXES:
+        return str(fetched(href, source.sign, downloads_of(work.region), where))
+    return href
 
 
 def check_kinds(files: list[LabelFile]) -> None:

@@ -16,8 +16,7 @@ from harmonize.crosswalk import Crosswalk
 from harmonize.problem import Problem
 from harmonize.splits import unit_interval
 from harmonize.vocabulary import CLASSES, COLOURS
-from pipeline import classes, events, raster, tables
-from pipeline.access import reachable
+from pipeline import classes, events, raster, remote, tables
 from pipeline.evidence import crosswalks_of
 from pipeline.grid import Cell, centres, parse_cell
 from pipeline.label_files import LabelFile, files_of, is_vector
@@ -167,8 +166,11 @@ def _drawn(file: LabelFile, cell: Cell, crosswalk: Crosswalk) -> tuple[Image.Ima
         edge = SIDE * AROUND / (1 + 2 * AROUND)
         corners = [(edge, edge), (SIDE - edge, edge), (SIDE - edge, SIDE - edge), (edge, SIDE - edge)]
         return _with_ring(source, corners), _burned(file, cell.epsg, cell.bounds, crosswalk)
-    href = reachable(file.href, file.source.sign)
-    own = classes.read_classes(href, cell.epsg, around, file.source, file.where)
+
+    def reader(href: str) -> xr.DataArray | None:
+        return classes.read_classes(href, cell.epsg, around, file.source, file.where)
+
+    own = remote.read(file.href, file.source.sign, reader)
     if own is None:
         return None
     pixels = classes.class_pixels(own, raster.Target(cell.epsg, west, north, SAMPLE_M, cell.side_m // SAMPLE_M))

@@ -10,26 +10,54 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harmonize.problem import Problem
-from pipeline.access import reachable
 from pipeline.grid import Cell
 from pipeline.label_files import LabelFile, is_vector
 from pipeline.vector import BY_PLACE, Around, cell_shares, read_codes
 
 if TYPE_CHECKING:
     import geopandas
+    import xarray as xr
 
 SAMPLE_M = 10
 """Label rasters are looked at every 10 m: codes are counted, never averaged."""
 
 Shares = dict[str, float]
+Measured = Shares | str
+"""Of a cell: area shares of codes, or why a file could not be read there."""
 
 
-def measure(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
+def measure(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Measured]]:
     """Cells that files of one day touch, with the shares of their codes; where files overlap, the first one counts.
 
-    Nodata is left out, so shares may sum to less than 1.
+    Nodata is left out, so shares may sum to less than 1. A raster that cannot be read costs the cells that it may
+    touch; one on a disk may be damaged in one block, so that it is tried cell by cell.
     """
-    return _measure_vectors(files, cells) if is_vector(files[0]) else _measure_rasters(files, cells)
+    from pipeline.raster import UnreadableRaster
+
+    if is_vector(files[0]):
+        yield from _measure_vectors(files, cells)
+        return
+    try:
+        yield from list(_measure_rasters(files, cells))
+    except UnreadableRaster as error:
+        if len(cells) == 1 or any("://" in file.href for file in files):
+            yield from ((cell, str(error)) for cell in cells)
+            return
+        for cell in cells:
+            yield from measure(files, [cell])
+
+
+def check_openable(files: list[LabelFile]) -> None:
+    """Problem for a raster that the manifest names and that cannot be opened: it is the wrong file for all cells."""
+    from pipeline import raster, remote
+
+    for file in files:
+        if file.footprint is None and not is_vector(file):
+            try:
+                remote.read(file.href, file.source.sign, raster.header)
+            except raster.UnreadableRaster as error:
+                what = f"a label raster cannot be read: {error}"
+                raise Problem(what, where=file.where, fix="mend the file, or fetch it again") from None
 
 
 def _measure_vectors(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, Shares]]:
@@ -88,17 +116,17 @@ def _measure_rasters(files: list[LabelFile], cells: list[Cell]) -> Iterator[tupl
 
 def _paint(codes: dict[Cell, np.ndarray], file: LabelFile, cells: list[Cell]) -> None:
     """Fill in a file's codes where no file before it had any; its nodata is nothing."""
-    from pipeline import classes, raster
+    from pipeline import classes, raster, remote
 
     if not cells:
         return
     boxes = np.array([cell.bounds for cell in cells], float)
     bounds = (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))
-    href = reachable(file.href, file.source.sign)
-    try:
-        around = classes.read_classes(href, cells[0].epsg, bounds, file.source, file.where)
-    except raster.UnreadableRaster as error:
-        raise Problem(f"a label raster cannot be read: {error}", where=file.where, fix="mend the file") from None
+
+    def reader(href: str) -> xr.DataArray | None:
+        return classes.read_classes(href, cells[0].epsg, bounds, file.source, file.where)
+
+    around = remote.read(file.href, file.source.sign, reader)
     if around is None:
         return
     for cell in cells:

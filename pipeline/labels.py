@@ -15,7 +15,8 @@ from pipeline import events, tables
 from pipeline.catalog import catalogue_files
 from pipeline.grid import Cell, parse_cell
 from pipeline.label_files import LabelFile, check_kinds, files_of, href_of, is_watched, where_of
-from pipeline.label_shares import Shares, measure, meet
+from pipeline.label_shares import Measured, check_openable, measure, meet
+from pipeline.receipt import UNREADABLE, counted_as
 from pipeline.region import LabelUse, Region
 from pipeline.sandbox import VERSION as WORLD_VERSION
 from pipeline.sandbox import size_of
@@ -83,8 +84,9 @@ def measure_labels(work: Work) -> Outcome:
     for name in dict.fromkeys(use.source for use in work.region.labels):
         files = files_of(work, name, notes)
         opened += [p for f in files if is_watched(f.href, work.region) for p in with_siblings(Path(f.href))]
-        found = _measure_source(work, name, files, cells)
-        parts += _tables(_rows(name, cells, found))
+        check_openable(files)
+        found, failed = _measure_source(work, name, files, cells)
+        parts += _tables(_rows(name, cells, found, failed))
         labelled = sum(bool(found.get(cell)) for cell in cells)
         if labelled < len(cells):
             notes.append(f"warning: label source '{name}' labels {labelled} of {len(cells)} cells")
@@ -93,29 +95,41 @@ def measure_labels(work: Work) -> Outcome:
     parts += _tables(events.rows_of(maps, cells))
     order = [(name, "ascending") for name in ("cell", "source", "event", "date", "code")]
     table = pa.concat_tables([tables.LABELS.empty_table(), *parts]).sort_by(order).combine_chunks()
-    dropped = Counter(table["dropped"].drop_null().to_pylist())
+    dropped = Counter(map(counted_as, table["dropped"].drop_null().to_pylist()))
     return Outcome(table.num_rows, table, dropped=dropped, notes=notes, outside=opened)
 
 
-def _measure_source(work: Work, name: str, files: list[LabelFile], cells: list[Cell]) -> dict[Cell, list[Said]]:
-    """cell -> what is said of it; a cell that a file touches without labelling it has nothing. Files of one day are one
-    mosaic."""
+def _measure_source(
+    work: Work, name: str, files: list[LabelFile], cells: list[Cell]
+) -> tuple[dict[Cell, list[Said]], dict[Cell, str]]:
+    """cell -> what is said of it, and cell -> why it could not be read. A cell that a file touches without labelling it
+    has nothing. Files of one day are one mosaic."""
     found: dict[Cell, list[Said]] = {}
+    failed: dict[Cell, str] = {}
     days = sorted({f.date for f in files}, key=lambda d: d or dt.date.min)
     jobs = [job for day in days for job in _jobs([f for f in files if f.date == day], cells)]
     for measured, (mosaic, _) in zip(work.jobs(_measure_window, jobs, len(jobs), name), jobs, strict=True):
         for cell, shares in measured:
+            if isinstance(shares, str):
+                failed[cell] = shares
+                continue
             if sum(shares.values()) > 1 + 1e-6:
                 raise AssertionError(f"{name} labels {sum(shares.values()):.3f} of cell {cell.name}")
             mine = found.setdefault(cell, [])
             mine += [(mosaic[0].date, code, round(share, 9)) for code, share in shares.items() if share > 0]
-    return found
+    return {cell: said for cell, said in found.items() if cell not in failed}, failed
 
 
-def _rows(source: str, cells: list[Cell], found: dict[Cell, list[Said]]) -> Iterator[dict[str, Any]]:
+def _rows(
+    source: str, cells: list[Cell], found: dict[Cell, list[Said]], failed: dict[Cell, str]
+) -> Iterator[dict[str, Any]]:
     """One per code that a cell has, or one that says why there is none."""
     for cell in cells:
         same = {"cell": cell.name, "source": source} | events.NOT_AN_EVENT
+        if cell in failed:
+            reason = f"{UNREADABLE}: {failed[cell]}"
+            yield same | {"date": None, "code": None, "share": None, "dropped": reason}
+            continue
         for date, code, share in found.get(cell, ()):
             yield same | {"date": date, "code": code, "share": share, "dropped": None}
         if not found.get(cell):
@@ -148,6 +162,6 @@ def _jobs(files: list[LabelFile], cells: list[Cell]) -> list[tuple[list[LabelFil
     return jobs
 
 
-def _measure_window(_: Work, job: tuple[list[LabelFile], list[Cell]]) -> list[tuple[Cell, Shares]]:
+def _measure_window(_: Work, job: tuple[list[LabelFile], list[Cell]]) -> list[tuple[Cell, Measured]]:
     """Job: the cells of one window that files of one day touch, with the shares of their codes."""
     return list(measure(*job))

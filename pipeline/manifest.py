@@ -14,6 +14,8 @@ from harmonize.problem import Problem, nearest
 
 FIRST_DAY, LAST_DAY = dt.date(1900, 1, 1), dt.date(2200, 12, 31)
 """Days of a manifest lie between them: no image is older, and sums of days stay in the calendar."""
+MOST_BYTES = 4 << 20
+"""Of a manifest."""
 
 
 def _utc_day(value: Any) -> Any:
@@ -41,6 +43,11 @@ __all__ = ["Day", "Manifest", "parse", "read_toml"]
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file; a missing or malformed file is a Problem naming it."""
     try:
+        if path.stat().st_size > MOST_BYTES:
+            fix = "a manifest has some kilobytes; name the file of it"
+            raise Problem(
+                f"this file has {path.stat().st_size >> 20} MiB, and no manifest has", where=str(path), fix=fix
+            )
         return parse_toml(path.read_text(encoding="utf-8"), path)
     except (FileNotFoundError, NotADirectoryError):
         others = {p.name for p in path.parent.glob("*.toml")} - {"pyproject.toml"} if path.parent.is_dir() else set()

@@ -103,7 +103,14 @@ def read_part(store: Store, name: str) -> tuple[str, list[dict[str, Any]]]:
 
 
 MOST_OPEN = 1000
-"""Parts that are open at once: maps of files, of which a process may have some 65,000."""
+"""Parts that are open at once, where the process may have twice as many files: each is one."""
+
+
+def _most_open() -> int:
+    import resource
+
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # of an ordinary shell 1024
+    return MOST_OPEN if allowed == resource.RLIM_INFINITY else max(1, min(MOST_OPEN, allowed // 2))
 
 
 class Parts:
@@ -112,12 +119,13 @@ class Parts:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._open: dict[str, pa.RecordBatchFileReader] = {}
+        self._most = _most_open()
 
     def read_chip(self, part: str, row: int, sensor: str, size_px: int) -> dict[str, np.ndarray]:
         """The stored arrays of one chip, by group, without reading its neighbours."""
         try:
             if part not in self._open:
-                if len(self._open) >= MOST_OPEN:
+                if len(self._open) >= self._most:
                     self._open.pop(next(iter(self._open)))
                 self._open[part] = _open_part(self._store, part)
             batch = _chip(self._open[part], row)

@@ -6,10 +6,12 @@ what is not stored, and thresholds change without reading again.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,7 @@ import numpy as np
 from harmonize.problem import Problem
 from pipeline import parts, tables
 from pipeline.grid import parse_cell
-from pipeline.radiometry import nodata_share, offset_of, remove_offset, to_db, to_power
+from pipeline.radiometry import nodata_share, odd_values, offset_of, remove_offset, to_db, to_power
 from pipeline.receipt import UNREADABLE, counted_as, digest
 from pipeline.region import Region
 from pipeline.sample import GROUPS, Group, arrays_sha256
@@ -80,6 +82,7 @@ def cut_pixels(work: Work) -> Outcome:
     strips = _with_stored(strips, work.store)
     rows: list[dict[str, Any]] = []
     files: dict[str, str] = {}
+    work.begin()
     for name, sha256, found in work.jobs(_cut_part, strips, len(strips), "pixels", lambda result: _lost(result[2])):
         files[name] = sha256
         rows += found
@@ -148,12 +151,16 @@ def _write_part(work: Work, strip: Strip) -> None:
     own = {key: (strip.name, row) for row, key in enumerate(parts.keys_of(work.store, strip.name))}
     places = strip.stored | own
     kept = [key if key in places and parts.stored(work.store, *places[key]) else None for key in strip.keys]
-    fresh = cut_strip(strip.scene, [c for c, key in zip(strip.members, kept, strict=True) if not key], work)
-    records = (parts.stored(work.store, *places[key]) if key else next(fresh) for key in kept)
-    parts.write_part(work.store, strip.name, strip.keys, records)
+    missing = [c for c, key in zip(strip.members, kept, strict=True) if not key]
+    # Closed here, since it has GDAL's settings as they were when it began, also where the part cannot be written.
+    with contextlib.closing(cut_strip(strip.scene, missing, work)) as fresh:
+        records = (parts.stored(work.store, *places[key]) if key else next(fresh) for key in kept)
+        parts.write_part(work.store, strip.name, strip.keys, records)
 
 
-def cut_strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) -> Iterator[dict[str, Any]]:
+def cut_strip(
+    scene: dict[str, Any], members: list[dict[str, Any]], work: Work
+) -> Generator[dict[str, Any], None, None]:
     """The chips of one strip as records of a part, in the order of `members`, cut as they are taken."""
     import rasterio
 
@@ -166,6 +173,10 @@ def cut_strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) 
     try:
         strip = read_strip(scene, members, source, work)
     except raster.UnreadableRaster as error:
+        if len(members) > 1 and _is_here(scene, work):
+            for chip in members:  # what is damaged on a disk may be one block: it costs the chips that touch it
+                yield from cut_strip(scene, [chip], work)
+            return
         strip, failure = None, f"{UNREADABLE}: {error}"
     if strip is None:
         yield from (_record(chip, None, failure) for chip in members)
@@ -174,6 +185,11 @@ def cut_strip(scene: dict[str, Any], members: list[dict[str, Any]], work: Work) 
     with rasterio.Env():  # one for all chips, not one a warp
         for chip in members:
             yield _record(chip, cut_chip(pixels, chip, scene["sensor"], strip.attrs["offset"]), None)
+
+
+def _is_here(scene: dict[str, Any], work: Work) -> bool:
+    """Whether a scene's files are on this machine, where reading again asks nothing of a network."""
+    return not any("://" in work.openable(href) for href in json.loads(scene["assets"]).values())
 
 
 def _check_seen(scene: dict[str, Any], work: Work) -> None:
@@ -201,15 +217,16 @@ def read_strip(scene: dict[str, Any], members: list[dict[str, Any]], source: Sou
     assets = json.loads(scene["assets"])
     boxes = np.array([[c["west"], c["south"], c["east"], c["north"]] for c in members])
     bounds = (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))
-    epsg, own = members[0]["epsg"], scene["epsg"]
-    around = bounds if epsg == own else raster.bounds_in(bounds, epsg, f"EPSG:{own}")
+    read = functools.partial(raster.read_window, bounds=bounds, epsg=members[0]["epsg"])
     arrays: dict[str, xr.DataArray] = {}
     for group in GROUPS[scene["sensor"]]:
         bands = []
         for band in group.bands:
-            part = raster.read_window(work.openable(assets[band], scene["source"]), around)
+            part = work.read(assets[band], scene["source"], read)
             if part is None:
                 return None
+            if odd := _odd(part, scene["sensor"], source, group):
+                raise raster.UnreadableRaster(f"{raster.named(assets[band])}: {odd}")
             bands.append(_harmonised(part.isel(band=0, drop=True), scene["sensor"], source))
         arrays |= _stacked(bands, group)
     where = f"item {scene['scene']} of {scene['source']}"
@@ -221,6 +238,18 @@ def read_strip(scene: dict[str, Any], members: list[dict[str, Any]], source: Sou
     for name, array in arrays.items():
         strip[name].attrs |= {"transform": tuple(array.rio.transform())[:6], "crs": array.rio.crs.to_wkt()}
     return strip.assign_attrs(scene=scene["scene"], unit=source.unit, offset=offset)
+
+
+def _odd(part: xr.DataArray, sensor: str, source: Source, group: Group) -> str | None:
+    """Why a band's pixels cannot be what the source says they are; None where they can."""
+    from pipeline import raster
+
+    if odd := odd_values(part.values, sensor, source.unit, source.nodata_values):
+        return odd
+    pixel_m = raster.pixels_of(part).pixel_m
+    if sensor == "s2" and pixel_m > group.resolution_m * 1.25:  # no invented pixels; another CRS may stretch them a bit
+        return f"has pixels of {pixel_m:g} m, and these bands are kept at {group.resolution_m} m"
+    return None
 
 
 def group_of(strip: xr.Dataset, name: str) -> xr.DataArray:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
+from harmonize.command import doing
+
 T = TypeVar("T")
 
 LINE_S = 30.0
@@ -23,9 +25,11 @@ class Progress:
         self.count = 0
         self.dropped: Counter[str] = Counter()
         self._bar: Any = None
+        self._told = doing(lambda: f"{self.count} of {self.total} done")
         self._started = self._said = time.monotonic()
 
     def __enter__(self) -> Progress:
+        self._told.__enter__()
         if not self.quiet and sys.stderr.isatty():
             self._bar = _bar()
             self._bar.start()
@@ -33,6 +37,7 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._told.__exit__(None, None, None)
         if self._bar is not None:
             self._bar.stop()
 

@@ -43,6 +43,24 @@ def remove_offset(dn: np.ndarray, offset: int) -> np.ndarray:
     return np.where(dn == 0, 0, np.maximum(dn.astype(np.int32) - offset, 1)).astype(np.uint16)
 
 
+def odd_values(raw: np.ndarray, sensor: str, unit: str, nodata: tuple[float, ...]) -> str | None:
+    """Why raw pixels cannot be DN (s2) or backscatter in this unit (s1), as what follows a file's name; None else.
+
+    Taken as they come, they would be stored as plausible numbers: complex ones without their phase, reflectance of 0 to
+    1 rounded to 0 and 1, decibels in whole numbers as power.
+    """
+    if raw.dtype.kind not in "iuf":
+        return f"holds {raw.dtype} values, which are no {'DN' if sensor == 's2' else 'backscatter'}"
+    if sensor == "s1":
+        whole = raw.dtype.kind in "iu" and unit == "power"
+        return f"holds {raw.dtype} values, and unit = 'power' has no whole numbers" if whole else None
+    if raw.dtype.kind == "f":
+        valid = raw[np.isfinite(raw) & (raw != 0) & ~np.isin(raw, nodata)]
+        if len(valid) and np.median(valid) < 2:
+            return f"holds {raw.dtype} values about {np.median(valid):.3g}: reflectance, where DN (x 10000) are wanted"
+    return None
+
+
 def to_power(raw: np.ndarray, unit: str, nodata: tuple[float, ...]) -> np.ndarray:
     """float32 linear power of raw S1 pixels; nodata, values <= 0 and non-finite ones become NaN.
 

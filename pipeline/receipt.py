@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harmonize.problem import Problem
+from harmonize.record import sealed, unsealed
 from pipeline.store import file_sha256
 
 if TYPE_CHECKING:
@@ -79,21 +80,40 @@ def receipt_name(stage: str) -> str:
 
 
 def write_receipt(store: Store, receipt: Receipt) -> None:
-    store.write_json(receipt_name(receipt.stage), asdict(receipt))
+    store.write(receipt_name(receipt.stage), sealed(asdict(receipt)))
 
 
 def read_receipt(store: Store, stage: str) -> Receipt | None:
-    """The receipt of a stage, None where there is none or it is unreadable (the stage then runs again)."""
+    """The receipt of a stage, None where there is none or it is damaged (the stage then runs again)."""
     name = receipt_name(stage)
     if not store.exists(name):
         return None
     try:
-        data = json.loads(store.read(name))
+        data = unsealed(store.read(name))
         data["outside"] = tuple(Outside(**o) for o in data["outside"])
         data["notes"] = tuple(data["notes"])
-        return Receipt(**data)
-    except (ValueError, TypeError, KeyError):
+        receipt = Receipt(**data)
+    except (ValueError, TypeError, KeyError, IsADirectoryError):
         return None
+    return receipt if _is_one(receipt) else None
+
+
+def _is_one(receipt: Receipt) -> bool:
+    """Whether the fields are of their kinds: older receipts have no hash that says so."""
+    texts = (receipt.inputs, receipt.outputs, receipt.versions)
+    counts = (receipt.dropped, receipt.sizes, receipt.losers)
+    return (
+        isinstance(receipt.params, dict)
+        and all(isinstance(found, dict) for found in (*texts, *counts))
+        and all(isinstance(value, str) for found in texts for value in found.values())
+        and all(isinstance(value, int) for found in counts for value in found.values())
+        and all(isinstance(value, int) for value in (receipt.version, receipt.rows_in, receipt.kept))
+    )
+
+
+def why_none(store: Store, stage: str) -> str:
+    """Why `read_receipt` gives none."""
+    return "its receipt is damaged" if store.exists(receipt_name(stage)) else "it has not run yet"
 
 
 def look_at(paths: list[Path], base: Path, before: Receipt | None) -> tuple[Outside, ...]:

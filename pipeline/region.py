@@ -9,9 +9,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from harmonize.problem import Problem, nearest
-from pipeline.access import without_secrets
+from pipeline.access import is_there, without_secrets
 from pipeline.event import Event
 from pipeline.manifest import Day, Manifest, parse, read_toml
+from pipeline.sample import LARGEST_PX
 from pipeline.sandbox import SCHEME, path_of, size_named_by, size_of
 from pipeline.source import Source, known_sources, load_sources, read_crosswalk
 
@@ -23,11 +24,11 @@ class Imagery(Manifest):
 
     source: str
     """Name of an imagery source."""
-    per_cell: int = Field(default=2, ge=1)
+    per_cell: int = Field(default=2, ge=1, le=100_000)
     """Acquisitions kept per cell and sensor."""
     orbit: Literal["any", "ascending", "descending"] = "any"
     """Pass, for S1."""
-    max_days_apart: float = Field(default=6, ge=0)
+    max_days_apart: float = Field(default=6, ge=0, le=36_500)
     """Days between an S1 acquisition and the S2 acquisition it goes with."""
 
 
@@ -54,7 +55,7 @@ class Captions(Manifest):
 class Split(Manifest):
     method: Literal["spatial", "stratified"] = "spatial"
     """spatial: by block, whatever the region. stratified: each class has its share in each split of this region."""
-    block_km: float = Field(default=12, gt=0)
+    block_km: float = Field(default=12, ge=0.1, le=2000)
     """Side of a block."""
     events: Literal["whole", "blocks"] = "whole"
     """whole: all chips of an event that are kept are of one split. blocks: they may be of several, as they always may
@@ -92,9 +93,9 @@ class Split(Manifest):
 class Shards(Manifest):
     quicklook: bool = True
     """Whether samples have a .jpg."""
-    shard_mb: float = Field(default=256, gt=0)
+    shard_mb: float = Field(default=256, gt=0, le=1_000_000)
     """Size of a tar, about."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the order of samples."""
 
 
@@ -109,16 +110,16 @@ class Region(Manifest):
     name: str
     """The file's stem; names the region's folder."""
     bounds: tuple[float, float, float, float] | None = None
-    """west, south, east, north in degrees (EPSG:4326)."""
+    """west, south, east, north in degrees (EPSG:4326); west > east for a region across the antimeridian."""
     geometry: str | None = None
     """Vector file of polygons."""
-    mgrs: tuple[str, ...] | None = None
+    mgrs: tuple[str, ...] | None = Field(default=None, min_length=1)
     """MGRS tiles such as 32TQR: their 100 km squares."""
     start: Day
     """First day, UTC."""
     end: Day
     """Last day, included."""
-    size_px: int = Field(default=120, gt=0)
+    size_px: int = Field(default=120, gt=0, le=LARGEST_PX)
     """Side of a chip in 10 m pixels; a multiple of 6, so that 20 m and 60 m pixels nest."""
     max_cloud: float = Field(default=0.10, ge=0, le=1)
     """Share of a chip in cloud, shadow or cirrus (SCL); 1: clouds are not looked at."""
@@ -153,15 +154,15 @@ class Region(Manifest):
         if value is None:
             return value
         west, south, east, north = value
-        if west >= east:
-            raise ValueError(
-                f"west {west:g} is not less than east {east:g} | order: west, south, east, north; "
-                "for a region across the antimeridian use geometry with two parts"
-            )
         if south >= north:
             raise ValueError(f"south {south:g} is not less than north {north:g} | order: west, south, east, north")
-        if west < -180 or east > 180 or south < -90 or north > 90:
+        if not (min(west, east) >= -180 and max(west, east) <= 180 and south >= -90 and north <= 90):
             raise ValueError("bounds are outside the world | give degrees, longitude -180..180, latitude -90..90")
+        if west == east or (west > east and east + 360 - west > 180):
+            raise ValueError(
+                f"west {west:g} is not less than east {east:g} | order: west, south, east, north; "
+                "a region across the antimeridian has west > east, as in 179, -18, -179, -17"
+            )
         return value
 
     @model_validator(mode="after")
@@ -259,7 +260,7 @@ def _check_event(region: Region, k: int, event: Event) -> None:
             continue
         path = region.relative(href)
         is_package = event.source == "cems" and key == "href"
-        if is_package and path.is_file() and path.suffix.lower() != ".zip":
+        if is_package and is_there(path) and path.is_file() and path.suffix.lower() != ".zip":
             fix = (
                 "name the folder that it lies in, with its other layers; or read this file alone as source = 'geojson'"
             )
@@ -267,7 +268,7 @@ def _check_event(region: Region, k: int, event: Event) -> None:
                 f"{path.name} is no package of Rapid Mapping, which is a folder or a .zip", where=where, fix=fix
             )
         may_be_folder = is_package or key == "damage"
-        if not (path.exists() if may_be_folder else path.is_file()):
+        if not (is_there(path) and (may_be_folder or path.is_file())):
             what = "event package" if is_package else "event file"
             fix = f"check {key}; it is relative to the manifest's folder"
             raise Problem(f"there is no {what} {path}", where=where, fix=fix)

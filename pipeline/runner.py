@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harmonize.problem import Problem
+from harmonize.command import doing
+from harmonize.lock import locked
+from harmonize.problem import Problem, printable
 from pipeline import tables
 from pipeline.cluster import SERIAL, Scheduler
+from pipeline.lease import only_writer
 from pipeline.receipt import (
     UNREADABLE,
     Outside,
@@ -24,9 +27,11 @@ from pipeline.receipt import (
     read_receipt,
     receipt_name,
     versions_here,
+    why_none,
     write_receipt,
 )
 from pipeline.region import Region, load_region
+from pipeline.retry import drain, retries_told
 from pipeline.sandbox import folder_of
 from pipeline.stages import STAGES, Stage, after, upto
 from pipeline.store import Store
@@ -34,6 +39,10 @@ from pipeline.work import Work
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+READING = ("screen", "pixels", "labels")
+"""Stages that read files which may be damaged, and go on without what they could not read."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,11 @@ class _Tables(Mapping[str, "pa.Table"]):
         if name == "screen":
             from pipeline.screen import read_screen
 
-            return tables.check(read_screen(self._store, self._store.list("screen")), tables.SCREEN, "screen/")
+            # Not whatever lies in the folder: jobs that were given up may have left other files there.
+            receipt = read_receipt(self._store, name)
+            return tables.check(
+                read_screen(self._store, list(receipt.outputs) if receipt else []), tables.SCREEN, "screen/"
+            )
         return tables.read_table(self._store, f"{name}.parquet", tables.SCHEMAS[name])
 
     def __iter__(self) -> Iterator[str]:
@@ -84,7 +97,7 @@ def states(region: Region, store: Store, last: str) -> dict[str, State]:
         receipt = read_receipt(store, stage.name)
         reason = f"{upstream} is not up to date" if upstream and receipt else None
         if receipt is None:
-            reason = "it has not run yet"
+            reason = why_none(store, stage.name)
         found[stage.name] = State(receipt, reason or _stale(stage, receipt, region, store, found))
     return found
 
@@ -142,32 +155,77 @@ def _changed_outside(stage: Stage, receipt: Receipt, region: Region) -> str | No
 
 
 def run_alone(
-    region: Region, store: Store, name: str, quiet: bool = False, scheduler: Scheduler = SERIAL
+    region: Region,
+    store: Store,
+    name: str,
+    quiet: bool = False,
+    scheduler: Scheduler = SERIAL,
+    wait: bool = False,
+    retry_failed: bool = False,
 ) -> Receipt | None:
-    """Run one stage and nothing else; None when it is up to date. Refuses on a missing or stale input."""
-    found = states(region, store, name)
-    for needed in STAGES[name].reads:
-        if found[needed].reason:
-            raise _needs(region, store, name, needed, found[needed].reason)
-    if found[name].reason is None:
+    """Run one stage and nothing else; None when it is up to date.
+
+    Refuses on a missing or stale input, and where another run writes the region, unless we `wait` for it.
+    """
+    if _reason(name, _ready(region, store, name)[name], retry_failed) is None:
+        return None  # without the lock: what is done may lie where nothing can be written
+    with only_writer(store, wait):
+        return _alone(region, store, name, quiet, scheduler, retry_failed)
+
+
+def _alone(
+    region: Region, store: Store, name: str, quiet: bool, scheduler: Scheduler, retry_failed: bool = False
+) -> Receipt | None:
+    found = _ready(region, store, name)
+    if _reason(name, found[name], retry_failed) is None:
         return None
     return _run(STAGES[name], region, store, found, quiet, scheduler)
 
 
+def _ready(region: Region, store: Store, name: str) -> dict[str, State]:
+    """Where a stage and those before it stand. Raises Problem where it has no good input."""
+    found = states(region, store, name)
+    for needed in STAGES[name].reads:
+        if found[needed].reason:
+            raise _needs(region, store, name, needed, found[needed].reason)
+    return found
+
+
 def run_upto(
-    region: Region, store: Store, last: str, quiet: bool = False, scheduler: Scheduler = SERIAL
+    region: Region,
+    store: Store,
+    last: str,
+    quiet: bool = False,
+    scheduler: Scheduler = SERIAL,
+    wait: bool = False,
+    retry_failed: bool = False,
 ) -> list[Receipt]:
-    """Run whatever is not up to date, from the first stage to `last`; the receipts of what ran."""
+    """Run whatever is not up to date, from the first stage to `last`; the receipts of what ran. `retry_failed`: also
+    what is, but has rows that could not be read. Raises Problem where another run writes, unless we `wait` for it."""
+    if not any(_reason(name, state, retry_failed) for name, state in states(region, store, last).items()):
+        return []  # without the lock: what is done may lie where nothing can be written
     done = []
-    if states(region, store, "scenes")["scenes"].reason:
-        _check_files(region)
-    for stage in upto(last):
-        found = states(region, store, stage.name)
-        reason = found[stage.name].reason
-        if reason:
-            say(f"{stage.name}: {reason}")
-            done.append(_run(stage, region, store, found, quiet, scheduler))
+    with only_writer(store, wait):
+        if states(region, store, "scenes")["scenes"].reason:
+            _check_files(region)
+        for stage in upto(last):
+            found = states(region, store, stage.name)
+            reason = _reason(stage.name, found[stage.name], retry_failed)
+            if reason:
+                say(f"{stage.name}: {reason}")
+                done.append(_run(stage, region, store, found, quiet, scheduler))
     return done
+
+
+RETRIED = ("screen", "pixels", "labels")
+"""Stages that read archives: what cannot be read fails there, and those after them only inherit it."""
+
+
+def _reason(name: str, state: State, retry_failed: bool) -> str | None:
+    """Why a stage is to run: it is not up to date, or rows that failed are to be tried again."""
+    own = state.receipt if retry_failed and name in RETRIED else None
+    failed = own.dropped.get(UNREADABLE, 0) if own else 0
+    return state.reason or (f"{failed} rows could not be read and are tried again" if failed else None)
 
 
 def _check_files(region: Region) -> None:
@@ -182,12 +240,24 @@ def _check_files(region: Region) -> None:
 
 
 def redo(
-    region: Region, store: Store, first: str, last: str, quiet: bool = False, scheduler: Scheduler = SERIAL
+    region: Region,
+    store: Store,
+    first: str,
+    last: str,
+    quiet: bool = False,
+    scheduler: Scheduler = SERIAL,
+    wait: bool = False,
 ) -> list[Receipt]:
     """Run a stage and everything that depends on it again, nothing before or beside it.
 
-    Raises Problem where one of them needs another stage that is not up to date.
+    Raises Problem where one of them needs another stage that is not up to date, and where another run writes.
     """
+    scheduler.connect()  # before anything is removed
+    with only_writer(store, wait):
+        return _redo(region, store, first, last, quiet, scheduler)
+
+
+def _redo(region: Region, store: Store, first: str, last: str, quiet: bool, scheduler: Scheduler) -> list[Receipt]:
     from pipeline.screen import remove_damaged
 
     stages = [name for name in after(first) if name in {stage.name for stage in upto(last)}]
@@ -196,13 +266,12 @@ def redo(
         for needed in STAGES[name].reads:
             if needed not in stages and found[needed].reason:
                 raise _needs(region, store, name, needed, found[needed].reason)
-    scheduler.connect()  # before anything is removed
     say(f"redo: {', '.join(stages)}")
     for name in stages:
         if name == "screen" and (receipt := read_receipt(store, name)):
             remove_damaged(store, receipt.outputs)
         store.remove(receipt_name(name))
-    done = [run_alone(region, store, name, quiet, scheduler) for name in stages]
+    done = [_alone(region, store, name, quiet, scheduler) for name in stages]
     return [receipt for receipt in done if receipt]
 
 
@@ -218,18 +287,24 @@ def _run(
     stage: Stage, region: Region, store: Store, found: dict[str, State], quiet: bool, scheduler: Scheduler
 ) -> Receipt:
     started = time.perf_counter()
-    work = Work(region, store, _Tables(store, stage.reads), quiet=quiet, scheduler=scheduler)
+    work = Work(region, store, _Tables(store, stage.reads), quiet=quiet, scheduler=scheduler, stage=stage.name)
     _ensure_worlds(region, work)
     before = found[stage.name].receipt
+    if before and found[stage.name].reason is None:
+        store.remove(receipt_name(stage.name))  # its rows are tried again: until they are, it says nothing
     files = [*stage.outside(region), *stage.outside_of_inputs(work)]
     seen = look_at(files, _base(region), before)
     work.digests = {str((_base(region) / o.path).resolve()): o.sha256 for o in seen}
-    outcome = stage.run(work)
+    drain()
+    with doing(lambda: f"stage {stage.name} of {region.name}"):
+        outcome = stage.run(work)
+    retried = work.retried + drain()
     seen = look_at([*files, *outcome.outside], _base(region), _with(before, seen))
     outputs = dict(outcome.files)
     dropped, kept = outcome.dropped, outcome.kept
     if outcome.table is not None:
         name = f"{stage.name}.parquet"
+        work.begin()
         if "dropped" in outcome.table.schema.names:
             reasons = [r for r in outcome.table.column("dropped").to_pylist() if r]
             dropped, kept = Counter(map(counted_as, reasons)), outcome.table.num_rows - len(reasons)
@@ -248,7 +323,7 @@ def _run(
         dropped=dict(sorted(dropped.items())),
         sizes={name: size for name in sorted(outputs) if (size := store.size(name)) is not None},
         losers=dict(sorted((k, v) for k, v in outcome.losers.items() if v)),
-        notes=tuple(outcome.notes),
+        notes=(*outcome.notes, *retries_told(retried)),
         versions=versions_here(),
         seconds=round(time.perf_counter() - started, 3),
     )
@@ -265,13 +340,15 @@ def _ensure_worlds(region: Region, work: Work) -> None:
         if not is_built(region.world, size):
             say(f"sample world '{size}' (synthetic): drawing it in {region.world / size}")
             work.store.make()
-            build_world(size, region.world, work.jobs)
+            with locked(region.world, wait=True):  # of another region, that draws the same world
+                build_world(size, region.world, work.jobs)
 
 
 def failed_rows(store: Store, last: str) -> int:
-    """Chips that could not be read, as opposed to those that a rule dropped. They stay so until pixels is redone."""
-    receipt = read_receipt(store, "pixels") if "pixels" in {stage.name for stage in upto(last)} else None
-    return receipt.dropped.get(UNREADABLE, 0) if receipt else 0
+    """Candidates, chips and labels of cells that could not be read, as opposed to those that a rule dropped. They stay
+    so until that stage is redone."""
+    receipts = [read_receipt(store, stage.name) for stage in upto(last) if stage.name in READING]
+    return sum(receipt.dropped.get(UNREADABLE, 0) for receipt in receipts if receipt)
 
 
 def _with(before: Receipt | None, seen: tuple[Outside, ...]) -> Receipt:
@@ -294,7 +371,7 @@ def summary(receipt: Receipt) -> str:
 
 def say(text: str) -> None:
     """Summaries go to stderr, so that what a command prints can be piped."""
-    print(text, file=sys.stderr, flush=True)
+    print("\n".join(map(printable, text.splitlines())), file=sys.stderr, flush=True)
 
 
 def load(path: str | Path, out: str) -> tuple[Region, Store]:

@@ -9,7 +9,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import re
+import tokenize
 from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +22,15 @@ FORMAT_VERSION = 1
 
 SENSORS: tuple[str, ...] = ("s1", "s2")
 SPLITS = ("train", "val", "test")
+
+
+OF_A_TAR: dict[str, type] = {"url": str, "nsamples": int, "bytes": int, "sha256": str, "split": str, "sensor": str}
+"""What shards.json says of each tar."""
+SMALLEST_SAMPLE = 4 * 512
+"""Bytes in a tar: headers and data of an array and of a text."""
+LARGEST_PX = 6000
+"""Side of the largest chip, in manifests and for a reader: arrays of this size are taken from memory before any of
+their bytes is read."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,12 @@ GROUPS: dict[str, tuple[Group, ...]] = {
 DTYPE: dict[str, str] = {"s2": "uint16", "s1": "float16"}
 """s2: reflectance x 10000 with the baseline offset removed, 0 = nodata. s1: gamma0 in dB, NaN = nodata."""
 UNIT: dict[str, str] = {"s2": "reflectance x 10000", "s1": "gamma0 dB"}
+SAID = {
+    "bands": {s: {g.name: list(g.bands) for g in groups} for s, groups in GROUPS.items()},
+    "dtype": DTYPE,
+    "unit": UNIT,
+}
+"""What shards.json says of the arrays: who reads it would read other channels if it said something else."""
 CANONICAL_BANDS: dict[str, tuple[str, ...]] = {
     "s2": ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"),
     "s1": ("VV", "VH"),
@@ -62,11 +81,27 @@ def to_npy(array: np.ndarray) -> bytes:
 
 def npy_pieces(array: np.ndarray) -> tuple[bytes, memoryview]:
     """The same in two pieces, header and little-endian pixels, which are not copied where they lie so already."""
-    return _npy_header(array.shape, array.dtype.newbyteorder("<").str), _bytes(array)
+    return npy_header(array.shape, array.dtype.newbyteorder("<").str), _bytes(array)
+
+
+def npy_shape(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, Fortran order, type and length of the header that `.npy` bytes of format 1.0 begin with.
+
+    Raises ValueError for whatever else they begin with: numpy parses the text of a damaged header as Python.
+    """
+    stream = io.BytesIO(data)
+    try:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("not .npy format 1.0")
+        shape, fortran, kind = np.lib.format.read_array_header_1_0(stream)
+    except (SyntaxError, tokenize.TokenError, TypeError, OverflowError, MemoryError, RecursionError) as error:
+        raise ValueError(f"no readable .npy header: {type(error).__name__}") from None
+    return shape, fortran, kind, stream.tell()
 
 
 @functools.cache
-def _npy_header(shape: tuple[int, ...], kind: str) -> bytes:
+def npy_header(shape: tuple[int, ...], kind: str) -> bytes:
+    """What the `.npy` bytes of a little-endian array of this shape and type (`<u2`) begin with."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"shape": shape, "fortran_order": False, "descr": kind})
     return buffer.getvalue()
@@ -125,3 +160,40 @@ def quicklook_jpeg(arrays: dict[str, np.ndarray], sensor: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(quicklook(arrays, sensor)).save(buffer, "JPEG", quality=90, subsampling=0)
     return buffer.getvalue()
+
+
+def shards_wrong(about: Any) -> str | None:
+    """What is wrong with the value of a shards.json, its format version and vocabulary apart; None: nothing is.
+
+    Who reads shards may have them from anybody, so nothing of it is believed before this.
+    """
+    if not isinstance(about, dict):
+        return "it is no JSON object"
+    shards, index, size = about.get("shards"), about.get("index"), about.get("size_px")
+    if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
+        return "its list of tars is damaged: each has " + ", ".join(OF_A_TAR)
+    for url in (shard["url"] for shard in shards):
+        if PurePosixPath(url).name != url or url in ("", ".", "..") or "\0" in url or len(url.encode()) > 255:
+            return f"its list of tars is damaged: {url[:80]!r} is not a tar beside it"
+    if len(urls := [shard["url"] for shard in shards]) != len(set(urls)):
+        return f"it names {next(url for url in urls if urls.count(url) > 1)} twice"
+    if not isinstance(index, dict) or index.get("file") != "index.parquet" or not isinstance(index.get("sha256"), str):
+        return "it does not name index.parquet with its sha256"
+    if type(size) is not int or size % 6 or not 0 < size <= LARGEST_PX:
+        return f"its size_px is no multiple of 6 up to {LARGEST_PX}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(about.get("region"))):
+        return "its region is no name"
+    for key, wanted in SAID.items():
+        if about.get(key) != wanted:
+            return f"its {key} are not those of this program"
+    described = about.get("described_by") or {}
+    if not isinstance(described, dict) or not all(isinstance(one, str) for one in described.values()):
+        return "its list of what describes it is damaged"
+    return None
+
+
+def _is_shard(shard: Any) -> bool:
+    if not isinstance(shard, dict) or any(type(shard.get(key)) is not kind for key, kind in OF_A_TAR.items()):
+        return False
+    counts = 0 <= shard["nsamples"] * SMALLEST_SAMPLE <= shard["bytes"] < 2**63
+    return counts and shard["split"] in SPLITS and shard["sensor"] in SENSORS

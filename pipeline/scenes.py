@@ -14,6 +14,7 @@ from pipeline.catalog import Item, catalogue_files, checked_item, read_items
 from pipeline.item import (
     asset_href,
     baseline,
+    check_place,
     footprint,
     generated,
     orbit,
@@ -153,6 +154,7 @@ def _row(item: Item, use: Imagery, source: Source, work: Work) -> dict[str, Any]
     key = source.scene_classes
     classes = asset_href(item, key, "scene_classes", use, work) if key else None
     epsg, box = raster_place(item, source, hrefs[reference_band(source)], work, use)
+    check_place(item, epsg, box)
     return {
         "scene": item["id"],
         "source": use.source,

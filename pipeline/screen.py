@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ import numpy as np
 
 from harmonize.problem import Problem
 from pipeline import tables
-from pipeline.grid import Cell, centres, transformer
-from pipeline.receipt import digest
+from pipeline.grid import NORTH_END, SOUTH_END, Cell, centres, transformer
+from pipeline.receipt import UNREADABLE, digest
 from pipeline.region import Region
 from pipeline.work import Outcome, Work
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from pipeline.store import Store
 
-VERSION = 1
+VERSION = 2
 SCL_ROWS = 24
 """Cell rows read at once from the scene classes: 24 x 1.2 km of a 20 m band is one strip of 16 MB."""
 
@@ -54,14 +55,30 @@ def screen_scenes(work: Work) -> Outcome:
         for scene in scenes
         for href in (_scene_classes(scene, work.region),)
     )
-    files, count, notes = {}, 0, []
-    for name, sha256, rows in work.jobs(_screen_scene, near, len(scenes), "screen"):
+    files, count, notes, dropped = {}, 0, _notes(work), Counter[str]()
+    work.begin()
+    for name, sha256, rows, failure in work.jobs(_screen_scene, near, len(scenes), "screen", _lost):
         count += rows
-        files[name] = sha256
+        if failure is None:
+            files[name] = sha256
+        else:
+            dropped[UNREADABLE] += rows
+            notes.append(f"warning: {UNREADABLE}: {failure}: its {rows} candidates are left out")
+    work.store.sweep("screen", set(files))
+    return Outcome(rows_in=count, files=files, kept=count - sum(dropped.values()), dropped=dropped, notes=notes)
+
+
+def _lost(result: tuple[str, str, int, str | None]) -> Counter[str]:
+    return Counter({UNREADABLE: result[2]} if result[3] else {})
+
+
+def _notes(work: Work) -> list[str]:
+    notes = []
     if not work.cells:
         notes.append("no cell has its centre in the region: it is smaller than a chip")
-    work.store.sweep("screen", set(files))
-    return Outcome(rows_in=count, files=files, kept=count, notes=notes)
+    if work.area.bounds[1] < SOUTH_END or work.area.bounds[3] > NORTH_END:
+        notes.append("warning: the region reaches beyond 80°S or 84°N, where the grid ends: nothing is kept there")
+    return notes
 
 
 class _Grid:
@@ -88,14 +105,22 @@ class _Grid:
         return list(self.cells[inside])
 
 
-def _screen_scene(work: Work, argument: tuple[dict[str, Any], list[Cell], str | None]) -> tuple[str, str, int]:
-    """Job: write the candidates of one scene among the cells near it; file, sha256, number of rows.
+def _screen_scene(
+    work: Work, argument: tuple[dict[str, Any], list[Cell], str | None]
+) -> tuple[str, str, int, str | None]:
+    """Job: write the candidates of one scene among the cells near it; file, sha256, number of rows, and why there is
+    no file: its clouds are unknown where its scene classes cannot be read.
 
     The last of the argument stands for the bytes of the scene classes: a job knows no outside file's hash.
     """
     scene, cells, content = argument
     rows, name = _candidates(scene, cells, content)
-    return name, _write(work, name, rows, scene), len(rows)
+    from pipeline.raster import UnreadableRaster
+
+    try:
+        return name, _write(work, name, rows, scene), len(rows), None
+    except UnreadableRaster as error:
+        return name, "", len(rows), f"{error} (scene classes of {scene['scene']}, {scene['source']})"
 
 
 def _candidates(scene: dict[str, Any], cells: list[Cell], content: str | None) -> tuple[list[dict[str, Any]], str]:
@@ -146,11 +171,10 @@ def _move(xy: np.ndarray, source: int, target: int) -> np.ndarray:
 
 def file_stem(scene: str) -> str:
     """A scene's id as a file name: ids come from catalogues and may hold anything."""
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in scene)[:120]
+    return "".join(c if (c.isascii() and c.isalnum()) or c in "-_" else "_" for c in scene)[:120]
 
 
 def _write(work: Work, name: str, rows: list[dict[str, Any]], scene: dict[str, Any]) -> str:
-    from pipeline.raster import UnreadableRaster
     from pipeline.store import file_sha256
 
     if work.store.exists(name):
@@ -161,12 +185,7 @@ def _write(work: Work, name: str, rows: list[dict[str, Any]], scene: dict[str, A
             work.store.remove(name)  # damaged: it is screened again
     href = _scene_classes(scene, work.region)
     if href is not None:
-        try:
-            _add_scene_classes(rows, work.openable(href, scene["source"]))
-        except UnreadableRaster as error:
-            where = f"scene {scene['scene']} of {scene['source']}"
-            fix = "mend the file, or leave the item out of the catalogue"
-            raise Problem(f"the scene classes cannot be read: {error}", where=where, fix=fix) from None
+        work.read(href, scene["source"], functools.partial(_add_scene_classes, rows))
     return tables.write_table(work.store, name, tables.table_of(rows, tables.SCREEN), tables.SCREEN)
 
 
@@ -179,21 +198,24 @@ def _add_scene_classes(rows: list[dict[str, Any]], href: str) -> None:
     strips: dict[tuple[int, int], list[tuple[dict[str, Any], Cell]]] = {}
     for row, cell in cells:
         strips.setdefault((cell.epsg, cell.row // SCL_ROWS), []).append((row, cell))
-    crs = raster.header(href).epsg
     for (epsg, _), members in sorted(strips.items()):
         boxes = np.array([cell.bounds for _, cell in members], float)
         bounds = (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))
-        read = raster.read_window(href, raster.bounds_in(bounds, epsg, crs) if crs != epsg else bounds)
+        read = raster.read_window(href, bounds, epsg)
+        if read is not None and read.dtype.kind not in "iu":
+            raise raster.UnreadableRaster(f"{raster.named(href)}: holds {read.dtype} values, which are no classes")
         strip = None if read is None else raster.pixels_of(read)
         for row, cell in members:
             west, _, _, north = cell.bounds
             target = raster.Target(epsg, west, north, 20, cell.size_px // 2)
-            shares = np.eye(1, 12)[0] if strip is None else _class_shares(raster.cut(strip, target, "nearest", 0))
+            shares = np.eye(1, 12)[0] if strip is None else _class_shares(raster.cut(strip, target, "class", 0))
             row.update(dict(zip(tables.SCL_COLUMNS, map(float, shares), strict=True)), screened=True)
 
 
 def _class_shares(classes: np.ndarray) -> np.ndarray:
-    return np.bincount(np.clip(classes.ravel(), 0, 11), minlength=12) / classes.size
+    """Share of each class, (12,). A code that is none says nothing of the pixel, so it counts as class 0, no data."""
+    known = np.where((classes >= 0) & (classes <= 11), classes, 0)
+    return np.bincount(known.ravel().astype(np.int64), minlength=12) / classes.size
 
 
 def remove_damaged(store: Store, written: dict[str, str]) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PIECE_VERTICES = 256
 """Polygons are halved until they have no more vertices, so that no square is compared with a whole coast."""
+WORLD_GAP = 1e-3
+"""Degrees: a rectangle that a person drew to both edges of the map but for this is meant to go around the Earth."""
 STEP_M, STEP_DEGREES = 200, 0.002
 """Edges are densified to this before a change of CRS: what is left of their curvature is below a millimetre."""
 
@@ -32,17 +34,60 @@ def polygons_of(area: shapely.Geometry) -> shapely.Geometry:
     return shapely.union_all(parts[shapely.area(parts) > 0])
 
 
+def cut_at_180(area: shapely.Geometry, gap: float = 0.5) -> shapely.Geometry:
+    """An area over the antimeridian in two parts (RFC 7946, 3.1.9); many programs draw it around the whole Earth.
+
+    Such a part is wider than 180 degrees as it stands, and at most 60 once its western longitudes are counted on beyond
+    180. A map of the world, drawn as a rectangle from one edge to the other but for a gap (degrees), stays as it is.
+    Degrees, -180..180.
+    """
+    import shapely
+
+    west, _, east, _ = area.bounds if not area.is_empty else (0.0,) * 4
+    if east - west <= 180:
+        return area
+    return shapely.union_all([shapely.make_valid(_part_at_180(part, gap)) for part in shapely.get_parts(area)])
+
+
+def _part_at_180(part: shapely.Geometry, gap: float) -> shapely.Geometry:
+    import shapely
+
+    beyond = shapely.transform(part, lambda xy: xy + [360, 0] * (xy[:, :1] < 0))
+    width = np.ptp(beyond.bounds[::2])
+    is_world = width < gap and part.area > 0.99 * part.envelope.area
+    if np.ptp(part.bounds[::2]) <= 180 or width > 60 or is_world:
+        return part
+    return turned(shapely.make_valid(beyond))
+
+
+def turned(area: shapely.Geometry) -> shapely.Geometry:
+    """Longitudes of -360..360 into -180..180; what lies across 180° in two parts."""
+    import shapely
+    from shapely import affinity
+
+    west, _, east, _ = area.bounds if not area.is_empty else (0.0,) * 4
+    if west >= -180 and east <= 180:
+        return area
+    world = shapely.box(-180, -90, 180, 90)
+    turns = [affinity.translate(area, turn) for turn in (-360, 0, 360)]
+    return shapely.union_all([polygons_of(shapely.intersection(one, world)) for one in turns])
+
+
 def degrees_of(frame: geopandas.GeoDataFrame) -> shapely.Geometry:
-    """The polygons of all features as one valid geometry, EPSG:4326. Self-intersections are mended, overlaps merged."""
+    """The polygons of all features as one valid geometry, EPSG:4326. Self-intersections are mended, overlaps merged;
+    what lies across 180° has its parts on both sides."""
     import geopandas
     import shapely
 
-    mended = shapely.make_valid(shapely.force_2d(frame.geometry.values))
+    flat = shapely.force_2d(frame.geometry.values)
+    if frame.crs.is_geographic:  # before edges are densified: one from 179 to -179 means 2 degrees
+        flat = [cut_at_180(shape, WORLD_GAP) for shape in flat]
+    mended = shapely.make_valid(flat)
     # 0.002 degrees are about 200 m; a projected CRS may count in feet.
     unit = frame.crs.axis_info[0].unit_conversion_factor or 1.0
     step = STEP_DEGREES if frame.crs.is_geographic else STEP_M / unit
     dense = geopandas.GeoSeries(shapely.segmentize(mended, step), crs=frame.crs).to_crs(4326)
-    return union_of([polygons_of(shape) for shape in dense.values])
+    return union_of([polygons_of(cut_at_180(shape, WORLD_GAP)) for shape in dense.values])
 
 
 def union_of(shapes: Sequence[shapely.Geometry]) -> shapely.Geometry:

@@ -1,12 +1,14 @@
 """Stage shards: pixels + captions -> WebDataset tars, their index, the `wids` lists, and what describes them: the
-dataset card, Croissant and the samples as STAC items.
+dataset card, Croissant, the samples as STAC items, and the sha256 of all.
 
 Tables stay columns here: as Python rows, the chips of a country would take some GB.
 """
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -18,9 +20,10 @@ from pipeline.contents import contents_of, licences
 from pipeline.label_agreement import AGREEMENT
 from pipeline.receipt import counted_as, digest
 from pipeline.region import Region
-from pipeline.sample import DTYPE, FORMAT_VERSION, GROUPS, SENSORS, SPLITS, UNIT
+from pipeline.sample import FORMAT_VERSION, SAID, SENSORS, SPLITS
 from pipeline.splits import report_of
 from pipeline.tars import PLACES, PLAN, RECEIPTS, Tar, TarReceipt, samples_per_tar, write_tar
+from pipeline.verify_index import SUMS
 from pipeline.work import Outcome, Work
 
 if TYPE_CHECKING:
@@ -61,17 +64,20 @@ def pack_shards(work: Work) -> Outcome:
             where=f"{work.region.path}",
             fix="check max_nodata, max_cloud and whether the label sources cover the region",
         )
+    work.begin()
     # Tars are replaced one by one: until they all are, no index may say that this folder is whole.
     work.store.remove("shards/shards.json")
     slices = plan_tars(samples, work.region)
     plan = digest([[name, samples["sha256"][first].as_py(), count] for name, first, count in slices])
-    work.store.write(PLAN, json.dumps(plan).encode())
+    files = {PLAN: work.store.write(PLAN, json.dumps(plan).encode())}
     tars = (Tar(name, _rows(samples, first, count), plan) for name, first, count in slices)
     done = list(work.jobs(write_tar, tars, len(slices), "shards"))
-    files = {f"shards/{tar.url}": tar.sha256 for tar in done}
+    files |= {f"shards/{tar.url}": tar.sha256 for tar in done}
+    for name in (f"{RECEIPTS}/{tar.url}.json" for tar in done):
+        files[name] = hashlib.sha256(work.store.read(name)).hexdigest()
+    work.store.sweep("shards", set(files))  # before shards.json is there: whoever takes all tars must find no other one
     files |= _write_index(work, samples, _index(samples, done), done)
-    work.store.sweep("shards", set(files))
-    work.store.sweep(RECEIPTS, {PLAN, *(f"{RECEIPTS}/{tar.url}.json" for tar in done)})
+    work.store.sweep(RECEIPTS, set(files))
     counts = Counter(zip(samples["sensor"].to_pylist(), samples["split"].to_pylist(), strict=True))
     notes = ["samples: " + ", ".join(f"{n} {sensor} {split}" for (sensor, split), n in sorted(counts.items()))]
     total = samples.num_rows + sum(dropped.values())
@@ -105,24 +111,48 @@ def _order(table: pa.Table, seed: int) -> list[int]:
 
     def place(sample: tuple[int, str, str, str]) -> tuple[int, int, bytes, str]:
         _, split, sensor, name = sample
-        key = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-        return SPLITS.index(split), SENSORS.index(sensor), key, name
+        return SPLITS.index(split), SENSORS.index(sensor), _key(seed, name), name
 
     columns = [table[name].to_pylist() for name in ("split", "sensor", "chip_id")]
     rows = zip(range(table.num_rows), *columns, strict=True)
     return [row[0] for row in sorted(rows, key=place)]
 
 
+def _key(seed: int, chip_id: str) -> bytes:
+    return hashlib.blake2b(f"{seed}:{chip_id}".encode(), digest_size=8).digest()
+
+
+FEW = 256
+"""Samples of a tar from which on tars are ranges of the hash: those of fewer would differ too much in size."""
+
+
 def plan_tars(samples: pa.Table, region: Region) -> list[tuple[str, int, int]]:
-    """Name, first sample and number of samples of each tar; samples are in order."""
+    """Name, first sample and number of samples of each tar; samples are in order.
+
+    A tar holds a range of the hash, so that a new chip changes one tar, not all that come after it. Only where so many
+    come that there is one tar more do all of that split and sensor change.
+    """
     kinds = Counter(zip(samples["split"].to_pylist(), samples["sensor"].to_pylist(), strict=True))
     tars, first = [], 0
     for (split, sensor), count in kinds.items():  # in the order of the samples
         each = samples_per_tar(sensor, region.size_px, region.shards.quicklook, region.shards.shard_mb)
-        for k, start in enumerate(range(0, count, each)):
-            tars.append((f"{split}-{sensor}-{k:06d}.tar", first + start, min(each, count - start)))
+        starts = list(range(0, count, each))
+        if each >= FEW:
+            names = samples["chip_id"].slice(first, count).to_pylist()
+            starts = _ranges([_key(region.shards.seed, name) for name in names], max(1, round(count / each)))
+        sizes = (end - start for start, end in itertools.pairwise([*starts, count]))
+        tars += [
+            (f"{split}-{sensor}-{k:06d}.tar", first + start, size)
+            for k, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        ]
         first += count
     return tars
+
+
+def _ranges(keys: list[bytes], number: int) -> list[int]:
+    """Where each of `number` equal ranges of 64-bit keys, which are in order, begins; ranges without a key are none."""
+    starts = (bisect.bisect_left(keys, ((k << 64) // number).to_bytes(8, "big")) for k in range(number))
+    return [start for start in dict.fromkeys(starts) if start < len(keys)]
 
 
 def _rows(samples: pa.Table, first: int, count: int) -> pa.Table:
@@ -170,6 +200,8 @@ def _write_index(work: Work, samples: pa.Table, index: pa.Table, tars: list[TarR
         files |= _json(work, f"shards/{split}-{sensor}.json", _wids(region, split, sensor, mine))
     files[name] = tables.write_table(work.store, name, index, tables.INDEX)
     described = _describe(work, samples, index, shards)
+    listed = {f"shards/{shard['url']}": shard["sha256"] for shard in shards} | files | described
+    described[f"shards/{SUMS}"] = work.store.write(f"shards/{SUMS}", _sums(listed))
     about = {
         "format_version": FORMAT_VERSION,
         "region": region.name,
@@ -177,9 +209,7 @@ def _write_index(work: Work, samples: pa.Table, index: pa.Table, tars: list[TarR
         "size_px": region.size_px,
         "vocabulary": list(CLASSES),
         "vocabulary_version": VOCABULARY_VERSION,
-        "bands": {sensor: {g.name: list(g.bands) for g in GROUPS[sensor]} for sensor in SENSORS},
-        "dtype": DTYPE,
-        "unit": UNIT,
+        **SAID,
         "caption_style": region.captions.style,
         "quicklook": region.shards.quicklook,
         "licences": licences(region),
@@ -188,6 +218,12 @@ def _write_index(work: Work, samples: pa.Table, index: pa.Table, tars: list[TarR
         "described_by": {path.removeprefix("shards/"): sha256 for path, sha256 in described.items()},
     }
     return files | described | _json(work, "shards/shards.json", about)
+
+
+def _sums(files: dict[str, str]) -> bytes:
+    """SHA256SUMS as `sha256sum -c` reads it: all that lies beside it but shards.json, which is written after it and
+    has its hash."""
+    return "".join(f"{files[name]}  {name.removeprefix('shards/')}\n" for name in sorted(files)).encode()
 
 
 def _describe(work: Work, samples: pa.Table, index: pa.Table, shards: list[dict[str, Any]]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,10 @@ from pipeline.access import without_secrets
 from pipeline.manifest import Manifest, parse, read_toml
 from pipeline.sample import CANONICAL_BANDS
 from pipeline.sandbox import NAMES, size_of
+
+LONGEST_NAME = 100
+MOST_CROSSWALK_BYTES = 4 << 20
+"""The largest that we know has 44 codes in 4 kB."""
 
 
 class Source(Manifest):
@@ -27,6 +32,9 @@ class Source(Manifest):
     """Address of a STAC API; or "sandbox", the embedded sample world."""
     items: str | None = None
     """A catalogue on disk: items/*.json, one .json or .parquet."""
+    trusted: bool = False
+    """Whether items of the api may name files of this machine and addresses of its network, as a catalogue on disk and
+    an API on this machine may (see reach)."""
     href: str | None = None
     """File of a label source."""
     collection: str | None = None
@@ -51,9 +59,9 @@ class Source(Manifest):
     """Field of a vector file that holds the class code."""
     layer: str | None = None
     """Layer of a vector file that has several."""
-    band: Annotated[int, Field(ge=1)] | str | None = None
+    band: Annotated[int, Field(ge=1, le=65_535)] | str | None = None
     """Band of a label raster that holds the codes: its number from 1, or its name; needed where there are several."""
-    probabilities: int | None = Field(default=None, ge=2)
+    probabilities: int | None = Field(default=None, ge=2, le=1000)
     """The first so many bands of a label raster are class probabilities: the code is the highest one's number, from 0.
     9 for Dynamic World's, in its order: water, trees, …, snow_and_ice."""
 
@@ -139,6 +147,9 @@ def load_sources(data: dict[str, Any], path: Path, prefix: str = "") -> dict[str
     for name, table in data.items():
         if not isinstance(table, dict):
             raise Problem(f"'{prefix}{name}' is not a table", where=str(path), fix=f"write [{prefix}{name}]")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or len(name) > LONGEST_NAME:
+            fix = "it goes into tables and cards: use letters, digits, -, _ and ."
+            raise Problem(f"'{name[:80]}' is no name of a source", where=str(path), fix=fix)
         if "base" in table:
             raise Problem(f"unknown key '{prefix}{name}.base'", where=str(path), fix="remove it")
         found[name] = parse(Source, {**table, "base": path.parent}, path, f"{prefix}{name}.")
@@ -159,6 +170,9 @@ def read_crosswalk(source: Source, where: str) -> Crosswalk:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.csv"))) or "none"
         fix = "check the path; it is relative to the manifest's folder" if named else f"there are: {known}; or a path"
         raise Problem(f"there is no crosswalk {path if named else repr(source.crosswalk)}", where=where, fix=fix)
+    if path.stat().st_size > MOST_CROSSWALK_BYTES:
+        what = f"a crosswalk of {path.stat().st_size >> 20} MiB is none"
+        raise Problem(what, where=str(path), fix="give the CSV that has a line per code of the source")
     return parse_crosswalk(path.read_bytes(), str(path))
 
 

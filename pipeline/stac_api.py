@@ -141,12 +141,14 @@ def search(source: Source, address: str, queries: list[Query], where: str, track
     Items are not checked yet, and hold only what is read of them: whole ones take 50 kB each. Raises Problem for an API
     that does not answer or makes no sense, for an unknown collection, and for more than MAX_ITEMS items.
     """
+    from pipeline.reach import reach_of
     from pipeline.stac_io import PatientIO
 
     api, collection = source.api or "", source.collection or ""
-    io = PatientIO(api, where)
+    io = PatientIO(api, where, most=max(reach_of(api, source.trusted), reach_of(address)))
     client = _open(address, io)
     _check_collection(client, io, collection)
+    io.proven = True
     found = Found()
     items: dict[str, Item] = {}
     name = f"{_name(api)}, collection {collection}"
@@ -304,7 +306,8 @@ def _plain(item: dict[str, Any], source: Source, name: str, address: str) -> Ite
         for key in keys & set(assets):
             href = assets[key].get("href") if isinstance(assets[key], dict) else None
             if isinstance(href, str) and href and "://" not in href and not href.startswith("/"):
-                assets[key]["href"] = urljoin(base, href)
+                with contextlib.suppress(ValueError):  # no address at all: told where it is used
+                    assets[key]["href"] = urljoin(base, href)
     known = {key: item.get(key) for key in ("id", "collection", "geometry")}
     return known | {"properties": _used(properties, PROPERTIES), "assets": assets, "_file": name}
 

@@ -5,45 +5,26 @@ pystac-client's own retries cover neither POST (searches and their next pages) n
 
 from __future__ import annotations
 
-import datetime as dt
-import email.utils
 import json
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import requests
 from pystac_client.stac_api_io import StacApiIO
+from requests.adapters import HTTPAdapter
 
 from harmonize.problem import Problem
+from harmonize.record import from_json
+from pipeline.reach import check_page, reach_of
+from pipeline.retry import HASTY_TRIES, PATIENCE, RETRIED, Patience, broken, count, retry_after
 from pipeline.sandbox import size_of
 
-RETRIED = frozenset({429, 500, 502, 503, 504})
-"""Answers that a later try may not give: too many requests, and a server or gateway in trouble."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long one request is tried for."""
-
-    tries: int = 8
-    first_wait_s: float = 1.0
-    """Doubled after every try; a Retry-After of the server is waited for even where it is longer."""
-    longest_wait_s: float = 60.0
-    budget_s: float = 600.0
-    """For one request with all its tries and waits."""
-    connect_s: float = 10.0
-    read_s: float = 60.0
-    """Longest silence of the server; the Planetary Computer's search gives up by itself after 30 s."""
-    sleep: Callable[[float], None] = time.sleep
-
-
-PATIENCE = Patience()
-HASTY_TRIES = 3
-"""Tries of an API that has not answered at all yet: a wrong address shall not take minutes."""
+MOST_BYTES, PIECE_BYTES = 64 << 20, 1 << 16
+"""Of one answer: a page of 250 items has 12 MB at the most; and what is taken of it at once."""
+PASSING = frozenset({401, 403, 404})
+"""Refusals that a server which answered well before may take back."""
 
 
 class Refused(Problem):
@@ -56,17 +37,39 @@ def public(address: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+class GuardedAdapter(HTTPAdapter):
+    """Each request of a session, redirected ones too, goes where its API may send us (see `reach`)."""
+
+    def __init__(self, most: int, where: str) -> None:
+        super().__init__()
+        self._most, self._where = most, where
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        check_page(str(request.url), self._most, self._where)
+        return super().send(request, *args, **kwargs)
+
+
 class PatientIO(StacApiIO):
     """pystac-client's reader with our retries; each failure is a Problem that names the address."""
 
-    def __init__(self, api: str, where: str, patience: Patience | None = None) -> None:
+    def __init__(self, api: str, where: str, patience: Patience | None = None, most: int | None = None) -> None:
         super().__init__(max_retries=None)
         self.api, self.where = api, where
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, GuardedAdapter(reach_of(api) if most is None else most, where))
         if size_of(api):
             self.session.trust_env = False  # a proxy of the environment does not know this machine's own addresses
         self.patience = patience or PATIENCE
         self.address = api
         self.answered = False
+        self.proven = False
+        """It has answered as an API does: a refusal or a web page now comes from a proxy or a restart, and may pass."""
+
+    def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
+        """The text of a page. pystac-client would open a file of this machine where a link names no address."""
+        if isinstance(source, str) and not source.lower().startswith(("http://", "https://")):
+            raise self.odd(f"a link names no address: {source.partition('?')[0][:80]}")
+        return super().read_text(source, *args, **kwargs)
 
     def request(
         self,
@@ -82,14 +85,18 @@ class PatientIO(StacApiIO):
         for attempt in range(1, self.patience.tries + 1):
             response, seen = self._try(method, href, headers, body)
             self.answered = self.answered or response is not None
+            hasty = not self.answered
             if response is not None and response.status_code not in RETRIED:
-                return self._text(response)
-            asked = _retry_after(response)
+                hasty = self.proven and (response.status_code in PASSING or _is_page(response))
+                if not hasty or attempt >= min(HASTY_TRIES, self.patience.tries):
+                    return self._text(response)
+            asked = retry_after(response)
             pause = max(min(wait, self.patience.longest_wait_s), asked)
             left = self.patience.budget_s - (time.monotonic() - started)
-            last = self.patience.tries if self.answered else min(HASTY_TRIES, self.patience.tries)
+            last = min(HASTY_TRIES, self.patience.tries) if hasty else self.patience.tries
             if attempt == last or pause > left:
                 raise self._gave_up(attempt, seen, asked)
+            count("search")
             self.patience.sleep(pause)
             wait *= 2
         raise AssertionError("a request is tried at least once")
@@ -100,13 +107,14 @@ class PatientIO(StacApiIO):
         """One try: the answer, if there is one, and what was seen in a few words."""
         timeout = self.patience.connect_s, self.patience.read_s
         try:
-            response = self.session.request(method, href, headers=headers, timeout=timeout, **body)
+            response = self.session.request(method, href, headers=headers, timeout=timeout, stream=True, **body)
+            self._take(response)
         except requests.Timeout:
             return None, f"no answer within {self.patience.read_s:g} s"
         except requests.exceptions.SSLError:
             return None, "its certificate is not accepted"
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-            return None, _connection(error)
+            return None, broken(error)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
             fix = "an API's address looks like https://earth-search.aws.element84.com/v1"
             raise Problem(f"this is no address of a STAC API: {public(href)}", where=self.where, fix=fix) from None
@@ -121,6 +129,16 @@ class PatientIO(StacApiIO):
                 fix=f"give the address it has moved to as api; the search goes to {public(response.url)}",
             )
         return response, f"HTTP {response.status_code} {response.reason}"
+
+    def _take(self, response: requests.Response) -> None:
+        """Take in an answer's body up to MOST_BYTES, whatever it is packed into: some bytes may unpack to gigabytes."""
+        body = bytearray()
+        for piece in response.iter_content(PIECE_BYTES):
+            body += piece
+            if len(body) > MOST_BYTES:
+                response.close()
+                raise self.odd(f"an answer has more than {MOST_BYTES >> 20} MiB")
+        response._content = bytes(body)  # what .content and .text give from here on
 
     def _gave_up(self, tries: int, seen: str, asked: float) -> Problem:
         if asked > self.patience.budget_s:
@@ -139,7 +157,7 @@ class PatientIO(StacApiIO):
                 where=self.where,
                 fix="check api and collection of the source",
             )
-        if "html" in response.headers.get("Content-Type", "") or response.content.lstrip()[:1] == b"<":
+        if _is_page(response):
             raise Problem(
                 f"a web page came instead of JSON: {public(self.address)}",
                 where=self.where,
@@ -150,8 +168,8 @@ class PatientIO(StacApiIO):
     def json_loads(self, txt: str, *_: Any, **__: Any) -> dict[str, Any]:
         """A JSON object; pystac calls this on every text it reads."""
         try:
-            found = json.loads(txt)
-        except (ValueError, RecursionError) as error:
+            found = from_json(txt)
+        except ValueError as error:
             raise self.odd(f"broken JSON came ({str(error)[:80]})") from None
         if not isinstance(found, dict):
             raise self.odd("the answer is no JSON object")
@@ -166,30 +184,8 @@ class PatientIO(StacApiIO):
         )
 
 
-def _retry_after(response: requests.Response | None) -> float:
-    """Seconds a server asks to wait for: Retry-After is a number of seconds or an HTTP date (RFC 9110, 10.2.3)."""
-    said = (response.headers.get("Retry-After") or "").strip() if response is not None else ""
-    if re.fullmatch(r"\d+(\.\d+)?", said):
-        return float(said)
-    try:
-        when = email.utils.parsedate_to_datetime(said)
-    except ValueError:
-        return 0.0
-    when = when if when.tzinfo else when.replace(tzinfo=dt.UTC)
-    return max(0.0, (when - dt.datetime.now(dt.UTC)).total_seconds())
-
-
-def _connection(error: Exception) -> str:
-    """Why there was no connection; the errors' own texts hold addresses with their query strings."""
-    text = str(error)
-    known = {
-        "NameResolution": "its name is not known here",
-        "getaddrinfo": "its name is not known here",
-        "refused": "connection refused",
-        "reset": "connection reset",
-        "unreachable": "the network is unreachable",
-    }
-    return next((said for key, said in known.items() if key in text), "the connection broke")
+def _is_page(response: requests.Response) -> bool:
+    return "html" in response.headers.get("Content-Type", "") or response.content.lstrip()[:1] == b"<"
 
 
 def _message(response: requests.Response) -> str:

@@ -37,11 +37,11 @@ STAGES = {
     stage.name: stage
     for stage in (
         Stage(
-            "scenes", 2, (), "scenes.parquet", "finds the STAC items to use, without duplicates",
+            "scenes", 3, (), "scenes.parquet", "finds the STAC items to use, without duplicates",
             scenes.find_scenes, scenes.params, scenes.outside,
         ),
         Stage(
-            "screen", 2, ("scenes",), "screen/*.parquet", "grid x footprints = candidates, with clouds and coverage",
+            "screen", 3, ("scenes",), "screen/*.parquet", "grid x footprints = candidates, with clouds and coverage",
             screen.screen_scenes, screen.params, scenes.region_files, screen.outside,
         ),
         Stage(
@@ -49,11 +49,11 @@ STAGES = {
             chips.choose_chips, chips.params, chips.outside,
         ),
         Stage(
-            "pixels", 2, ("scenes", "chips"), "pixels.parquet", "reads strips, harmonises, cuts and stores chips",
+            "pixels", 3, ("scenes", "chips"), "pixels.parquet", "reads strips, harmonises, cuts and stores chips",
             pixels.cut_pixels, pixels.params, outside_of_inputs=pixels.outside,
         ),
         Stage(
-            "labels", 4, ("chips",), "labels.parquet", "area share of every label code and event per cell",
+            "labels", 5, ("chips",), "labels.parquet", "area share of every label code and event per cell",
             labels.measure_labels, labels.params, labels.outside,
         ),
         Stage(
@@ -61,8 +61,8 @@ STAGES = {
             captions.write_captions, captions.params, captions.outside,
         ),
         Stage(
-            "shards", 5, ("chips", "pixels", "labels", "captions"), "shards/*",
-            "WebDataset tars, index, dataset card, Croissant, STAC",
+            "shards", 6, ("chips", "pixels", "labels", "captions"), "shards/*",
+            "WebDataset tars, index, dataset card, Croissant, STAC, sha256 list",
             shards.pack_shards, shards.params,
         ),
     )

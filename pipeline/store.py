@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from harmonize.disk import disk_problem, disk_told
 from harmonize.problem import Problem
+from pipeline.bucket import open_bucket
 
 
 class Store:
@@ -24,7 +26,7 @@ class Store:
         """Part of a draft's name: a job that was given up may still be writing the file that another one writes."""
         self._fs: Any = None
         if self.remote:
-            self._fs, self.root = _bucket(self.root)
+            self._fs, self.root = open_bucket(self.root)
 
     def absolute(self) -> Store:
         """The same place for a process with another working directory."""
@@ -34,11 +36,13 @@ class Store:
 
     def path(self, name: str) -> str:
         if name.startswith("/") or ".." in name.split("/"):
-            raise Problem(f"'{name}' would leave {self.root}", fix="use names without .. and without a leading /")
-        return f"{self.root}/{name}"
+            raise Problem(
+                f"'{name}' would leave its folder", where=self.root, fix="use names without .. and without a leading /"
+            )
+        return self.root if name == "." else f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:
-        return bool(self._fs.exists(self.path(name))) if self.remote else Path(self.path(name)).exists()
+        return self._fs.exists(self.path(name)) if self.remote else Path(self.path(name)).exists()
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is none."""
@@ -50,7 +54,7 @@ class Store:
     def open(self, name: str) -> BinaryIO:
         """A file to read from its start to its end, without holding all of it."""
         if self.remote:
-            return cast("BinaryIO", self._fs.open(self.path(name), "rb"))
+            return cast("BinaryIO", self._fs.open(self.path(name)))
         return Path(self.path(name)).open("rb", buffering=0)
 
     def read(self, name: str) -> bytes:
@@ -65,14 +69,22 @@ class Store:
         if self.remote:
             self._fs.pipe_file(self.path(name), data)
         else:
-            target = Path(self.path(name))
-            draft = self.draft(name)
-            with draft.open("wb") as file:
+            with self.drafting(name) as draft, draft.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            draft.replace(target)
         return hashlib.sha256(data).hexdigest()
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a small object of a bucket where there is none of that name; whether we did. Stores that cannot create
+        if absent write over it when they do not see it."""
+        try:
+            self._fs.pipe_file(self.path(name), data, mode="create")
+        except OSError:  # FileExistsError, or what a store answers to a condition that does not hold
+            if self.exists(name):
+                return False
+            raise
+        return True
 
     def draft(self, name: str) -> Path:
         """A local file to write a large output into before `adopt` puts it in its place."""
@@ -94,58 +106,67 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if problem := disk_problem(error, self.root):
+                raise problem from None
             raise Problem(f"cannot write here: {error.strerror}", where=self.root, fix="name another OUT") from None
 
     @contextlib.contextmanager
     def drafting(self, name: str) -> Iterator[Path]:
-        """A draft to write and fsync in the block; it is put in its place at the end, or removed if the block fails."""
+        """A draft to write and fsync in the block; it is put in its place at the end, or removed if the block fails.
+
+        Raises Problem (code 1) where the disk takes no more.
+        """
         draft = self.draft(name)
-        try:
-            yield draft
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
-        self.adopt(draft, name)
+        with disk_told(self.root):
+            try:
+                yield draft
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                if self.remote:
+                    draft.parent.rmdir()
+                raise
+            self.adopt(draft, name)
 
     def adopt(self, draft: Path, name: str) -> None:
         """Put a finished draft in its place; it must have been fsynced."""
         if self.remote:
-            self._fs.put_file(str(draft), self.path(name))
-            shutil.rmtree(draft.parent)
+            try:
+                self._fs.put_file(str(draft), self.path(name))
+            finally:
+                shutil.rmtree(draft.parent)
         else:
             draft.replace(self.path(name))
 
     def local(self, name: str) -> Path:
-        """A local path of a file; a remote file is copied once into a temporary folder."""
-        if not self.remote:
-            return Path(self.path(name))
-        import tempfile
+        """A local path of a file; of a bucket's file a copy, which is renewed when the file has other content."""
+        return self._fs.copy_of(self.path(name)) if self.remote else Path(self.path(name))
 
-        copy = Path(tempfile.gettempdir()) / "closp-cache" / self.path(name).strip("/")
-        if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            part = copy.with_name(f"{copy.name}.{os.getpid()}.tmp")
-            self._fs.get_file(self.path(name), str(part))
-            part.replace(copy)
-        return copy
+    def walk(self) -> list[str]:
+        """Names of all files below the root, drafts and hidden ones too, sorted."""
+        if self.remote:
+            root = self.root.strip("/") + "/"
+            names = [str(p).lstrip("/") for p in self._fs.find(self.root)] if self._fs.exists(self.root) else []
+            return sorted(name.removeprefix(root) for name in names)
+        root_path = Path(self.root)
+        return sorted(p.relative_to(root_path).as_posix() for p in root_path.rglob("*") if not p.is_dir())
 
     def list(self, folder: str) -> list[str]:
         """Names of the finished files directly in a folder, sorted."""
         if self.remote:
-            if not self._fs.exists(self.path(folder)):
-                return []
-            names = [str(p).rsplit("/", 1)[-1] for p in self._fs.ls(self.path(folder), detail=False)]
+            names = self._fs.files(self.path(folder))
         else:
             where = Path(self.path(folder))
             names = [p.name for p in where.iterdir() if p.is_file()] if where.is_dir() else []
         return sorted(f"{folder}/{n}" for n in names if not n.startswith("."))
 
     def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
         if self.remote:
             if self.exists(name):
                 self._fs.rm_file(self.path(name))
         else:
-            Path(self.path(name)).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                Path(self.path(name)).unlink()
 
     def sweep(self, folder: str, keep: set[str]) -> int:
         """Remove what is in a folder and not in `keep`, drafts of killed runs too; how many files went."""
@@ -157,21 +178,6 @@ class Store:
             for draft in where.glob(".*.tmp"):
                 draft.unlink()
         return len(stale)
-
-
-def _bucket(url: str) -> tuple[Any, str]:
-    """File system and path of a bucket's address."""
-    import fsspec
-
-    try:
-        fs, root = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        fix = "make setup EXTRAS=dev,minilm,s3 (or azure)"
-        raise Problem(f"this OUT needs a package that is not installed: {error}", where=url, fix=fix) from None
-    except ValueError as error:
-        fix = "use a folder, s3://…, az://… or gs://…"
-        raise Problem(f"this OUT is not understood: {error}", where=url, fix=fix) from None
-    return fs, str(root)
 
 
 def file_sha256(path: Path) -> str:

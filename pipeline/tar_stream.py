@@ -97,6 +97,8 @@ class TarStream:
 def _member(header: bytes, offset: int, strict: bool) -> Member:
     try:
         size, ustar = int(header[124:135], 8), header[257:262] == b"ustar"
+        if size < 0:  # int() takes a minus, and the walk would go backwards for ever
+            raise ValueError
         if (strict or not ustar) and int(header[148:156].strip(b"\0 "), 8) != _checksum(header):
             raise ValueError
         name = header[: header.index(0)] if not header[99] else header[:100]

@@ -7,9 +7,10 @@ import json
 import math
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -65,6 +66,9 @@ class TarReceipt:
     """Hash of all that decides its bytes."""
     places: dict[str, list[int | None]]
     """Column of PLACES -> value of each sample, read back from the tar."""
+    spans: list[tuple[str, int, int, int]] = field(default_factory=list)
+    """chip_id, first byte, length and CRC-32 of all members of each sample, headers and padding too: of a tar that was
+    damaged they name the chip. Older receipts have none."""
 
 
 def samples_per_tar(sensor: str, size_px: int, quicklook: bool, shard_mb: float) -> int:
@@ -103,10 +107,11 @@ def write_tar(work: Work, tar: Tar) -> TarReceipt:
             file.flush()
             # The disk writes while the tar, still in memory, is hashed.
             on_disk = pool.submit(os.fsync, file.fileno())
-            size, sha256, places = draft.stat().st_size, file_sha256(draft), _places(draft, samples)
+            size, sha256 = draft.stat().st_size, file_sha256(draft)
+            places, spans = _read_back(draft, samples)
             on_disk.result()
         _still_planned(work, tar)
-    done = TarReceipt(tar.name, len(samples), size, sha256, key, places)
+    done = TarReceipt(tar.name, len(samples), size, sha256, key, places, spans)
     work.store.write(receipt, canonical(asdict(done)).encode())
     return done
 
@@ -211,15 +216,27 @@ def record_of(sample: dict[str, Any], region: Region) -> dict[str, Any]:
     }
 
 
-def _places(draft: Path, samples: list[dict[str, Any]]) -> dict[str, list[int | None]]:
-    """Offset and length of every array, read back from the finished tar."""
+def _read_back(
+    draft: Path, samples: list[dict[str, Any]]
+) -> tuple[dict[str, list[int | None]], list[tuple[str, int, int, int]]]:
+    """Offset and length of every array, and the spans of a TarReceipt, read back from the finished tar."""
     with draft.open("rb") as file:
-        found = {name: {"offset": start, "length": size} for name, start, size in _walked(file)}
-    places: dict[str, list[int | None]] = {}
-    for column in PLACES:
-        what, group = column.split("_")
-        places[column] = [found.get(f"{s['chip_id']}.{group}.npy", {}).get(what) for s in samples]
-    return places
+        members = list(_walked(file))
+        found = {name: {"offset": start, "length": size} for name, start, size in members}
+        places: dict[str, list[int | None]] = {}
+        for column in PLACES:
+            what, group = column.split("_")
+            places[column] = [found.get(f"{s['chip_id']}.{group}.npy", {}).get(what) for s in samples]
+        first: dict[str, int] = {}
+        for name, start, _ in members:
+            first.setdefault(name.partition(".")[0], start - tarfile.BLOCKSIZE)
+        _, last, size = members[-1]
+        ends = [*list(first.values())[1:], last + size + -size % tarfile.BLOCKSIZE]
+        spans = []
+        for (chip, start), end in zip(first.items(), ends, strict=True):
+            file.seek(start)
+            spans.append((chip, start, end - start, zlib.crc32(file.read(end - start))))
+    return places, spans
 
 
 def _walked(file: BinaryIO) -> Iterator[tuple[str, int, int]]:

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harmonize.problem import Problem, nearest
-from pipeline.vector_checks import check_search, check_whole, damage_told, the_layer, told_features, with_geometry
+from pipeline.access import is_there
+from pipeline.archive import check_archive
+from pipeline.vector_checks import (
+    check_search,
+    check_whole,
+    damage_told,
+    is_zip,
+    the_layer,
+    told_features,
+    with_geometry,
+)
 
 if TYPE_CHECKING:
     import geopandas
@@ -42,10 +52,12 @@ def read_vector(
     """
     import geopandas
 
-    if not path.exists():
+    if not is_there(path):
         raise Problem(
             f"there is no file {path}", where=where, fix="check the path; it is relative to the manifest's folder"
         )
+    if is_zip(path):
+        check_archive(path, where)
     by_place = around is not None and path.suffix.lower() in BY_PLACE
     with damage_told(path.name, where, "check the file and its layer, or fetch it again"):
         check_whole(path)

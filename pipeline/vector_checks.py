@@ -46,7 +46,10 @@ def check_whole(path: Path) -> None:
 
     Of one that was cut off GDAL gives what is left, silently, and features behind the end of a .shp without geometry.
     Other files that were cut off it cannot read, but for a search in a .fgb (see `check_search`).
+
+    Also for a file that names other files or addresses to read in its place.
     """
+    _check_points_nowhere(path)
     suffix = path.suffix.lower() if path.is_file() else ""  # a folder of files is GDAL's
     if suffix == ".dbf":
         _records_of(path)
@@ -60,6 +63,22 @@ def check_whole(path: Path) -> None:
         shapes, records = (index.stat().st_size - 100) // 8, _records_of(table)
         if shapes != records:
             raise ValueError(f"{table.name} has {records} records, and {index.name} has {shapes} shapes")
+
+
+def is_zip(path: Path) -> bool:
+    """GDAL reads zips, and KMZ are some, whatever their name."""
+    return path.is_file() and _head(path, 4) == b"PK\3\4"
+
+
+ELSEWHERE = (b"<OGR", b"<VRT", b"<GDAL", b"<WMS", b"<WFS", b"gdal_streamed_alg")
+"""With these GDAL takes a text for a list of other files, addresses or commands, whatever the file is called (its
+drivers VRT, WFS, OAPIF, CSW, WMS, GDALG look at the first kilobyte or few)."""
+
+
+def _check_points_nowhere(path: Path) -> None:
+    head = _head(path, 8192).partition(b"\0")[0] if path.is_file() else b""
+    if any(word in head for word in ELSEWHERE):
+        raise ValueError("it names other files instead of holding features; write them into a GeoPackage (ogr2ogr)")
 
 
 def _check_length(file: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,10 +16,12 @@ from harmonize.problem import Problem
 from pipeline import verify_index
 from pipeline.cluster import SERIAL, Scheduler
 from pipeline.progress import Progress
-from pipeline.receipt import read_receipt, receipt_name
+from pipeline.receipt import Receipt, read_receipt, receipt_name
 from pipeline.store import Store
-from pipeline.tar_stream import BLOCK
-from pipeline.verify_tar import Checked, Finding, Place, TarCheck, check_tar
+from pipeline.verify_files import FileCheck, check_file, orphans
+from pipeline.verify_parts import PartCheck, check_part
+from pipeline.verify_tables import rows_by_part, table_findings
+from pipeline.verify_tar import Checked, Finding, Place, TarCheck, check_tar, crcs_of
 
 SHARE = 0.05
 """Of the samples whose arrays are hashed, where nobody says another: it costs as much time as the tars' own hash."""
@@ -38,17 +40,6 @@ class Target:
     def fix(self, stage: str) -> str:
         again = f"make redo STAGE={stage} {self.make}"
         return again if self.shards else f"copy it again, or where it was made: {again}"
-
-
-@dataclass(frozen=True)
-class FileCheck:
-    """What one job needs to check a file that is no tar of samples."""
-
-    file: str
-    sha256: str
-    bytes: int | None
-    """None: nobody has noted it."""
-    fix: str
 
 
 @dataclass
@@ -99,80 +90,125 @@ def target_of(named: str, out: str) -> Target:
     )
 
 
-def verify(target: Target, share: float = SHARE, scheduler: Scheduler = SERIAL, quiet: bool = False) -> Report:
-    """Read all of it. `share` (0-1) of the samples are looked at array by array; a hash of their names decides which.
-
-    Raises Problem for a share that is none.
-    """
+def share_of(text: str) -> float:
+    """A share from 0 to 1, written as 0.05 or as 5%. Raises Problem for what is none."""
+    said = text.strip()
+    try:
+        share = float(said.removesuffix("%")) / (100 if said.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
     if not 0 <= share <= 1:
-        raise Problem(f"--sample is a share of the samples from 0 to 1, not {share:g}")
+        raise Problem(f"--sample is a share of the samples from 0 to 1, or in percent, not {text}", fix="--sample 5%")
+    return share
+
+
+Check = FileCheck | PartCheck | TarCheck
+
+
+def verify(target: Target, share: float = SHARE, scheduler: Scheduler = SERIAL, quiet: bool = False) -> Report:
+    """Read all of it. `share` (0-1) of the samples are hashed array by array; a hash of their names decides which."""
     started, report = time.perf_counter(), Report(target.store.root)
-    files, tars = _from_receipts(target, report)
+    receipts = _receipts(target, report)
+    files, tars = _from_receipts(target, receipts)
+    named = {*files, *tars}
     count, checks = _shards(target, share, files, tars, report)
     report.files, report.tars = len(files) + count, count
-    jobs = _in_turn(files, checks)
+    current = _current(receipts, report)
+    jobs = _in_turn(_with_parts(target, current, files, share), checks)
     with Progress("verify", report.files, quiet) as progress:
         for checked in scheduler.run(
             check, Place(target.store.absolute()), jobs, report.files, lambda _: progress.advance()
         ):
             report.add(checked)
+    if target.shards:
+        damaged = {finding.file for finding in report.findings}
+        report.findings += table_findings(target.store, current, damaged, target.fix)
+        report.findings += _orphans(target, {*named, *files, *damaged}, current)
     report.seconds = round(time.perf_counter() - started, 3)
     return report
 
 
-def _in_turn(files: dict[str, FileCheck], tars: Iterator[TarCheck]) -> Iterator[FileCheck | TarCheck]:
-    yield from files.values()
+def _in_turn(files: Iterable[FileCheck | PartCheck], tars: Iterator[TarCheck]) -> Iterator[Check]:
+    yield from files
     yield from tars
 
 
-def check(place: Place, one: FileCheck | TarCheck) -> Checked:
+def check(place: Place, one: Check) -> Checked:
     """Job: one file."""
+    of = one.file if isinstance(one, PartCheck) else one
     try:
-        return check_tar(place, one) if isinstance(one, TarCheck) else _check_file(place, one)
+        if isinstance(one, TarCheck):
+            return check_tar(place, one)
+        return check_part(place, one) if isinstance(one, PartCheck) else check_file(place, one)
     except OSError as error:  # a disk that fails, a folder of that name, no permission
-        return Checked([Finding(one.file, "", f"it cannot be read: {error.strerror or error}", one.fix)])
+        return Checked([Finding(of.file, "", f"it cannot be read: {error.strerror or error}", of.fix)])
 
 
-def _check_file(place: Place, one: FileCheck) -> Checked:
-    size = place.store.size(one.file)
-    if size is None:
-        return Checked([Finding(one.file, "", "it is not there", one.fix)])
-    if one.bytes is not None and size != one.bytes:
-        return Checked([Finding(one.file, "", f"it has {size} bytes, {one.bytes} were written", one.fix)])
-    digest = hashlib.sha256()
-    with place.store.open(one.file) as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    same = digest.hexdigest() == one.sha256
-    what = "a byte differs: it does not have the sha256 that was noted when it was written"
-    return Checked([] if same else [Finding(one.file, "", what, one.fix)], size)
-
-
-def _from_receipts(target: Target, report: Report) -> tuple[dict[str, FileCheck], dict[str, FileCheck]]:
-    """What the receipts say was written: files to hash, and tars, which are looked into where shards.json is good."""
+def _receipts(target: Target, report: Report) -> dict[str, Receipt]:
+    """Stage -> receipt, of those that are there and whole."""
     from pipeline.stages import STAGES
 
-    files: dict[str, FileCheck] = {}
-    identities: dict[str, str] = {}
+    found: dict[str, Receipt] = {}
     for stage in STAGES if target.shards else ():
         name = receipt_name(stage)
         receipt = read_receipt(target.store, stage)
         if receipt is None:
             if target.store.exists(name):
-                report.findings.append(Finding(name, "", "the receipt cannot be read", target.fix(stage)))
+                report.findings.append(
+                    Finding(name, "", "the receipt cannot be read, or a byte differs", target.fix(stage))
+                )
             else:
                 report.notes.append(f"{stage} has no receipt: it has not run, or not to its end")
             continue
-        identities[stage] = receipt.identity
+        found[stage] = receipt
         report.notes += [
             f"{stage} was made of another {needed}: make status tells why"
             for needed, identity in receipt.inputs.items()
-            if needed in identities and identities[needed] != identity
+            if needed in found and found[needed].identity != identity
         ]
-        for file, sha256 in receipt.outputs.items():
-            files[file] = FileCheck(file, sha256, receipt.sizes.get(file), target.fix(stage))
+    return found
+
+
+def _current(receipts: dict[str, Receipt], report: Report) -> dict[str, Receipt]:
+    """Those that this program would write. What an older version wrote is whole if its hashes are right; its tables had
+    other columns, and its receipts named other files."""
+    from pipeline.stages import STAGES
+
+    current = {stage: receipt for stage, receipt in receipts.items() if receipt.version == STAGES[stage].version}
+    report.notes += [
+        f"{stage} was written by another version of this program: its hashes were looked at, its tables were not"
+        for stage in receipts
+        if stage not in current
+    ]
+    return current
+
+
+def _from_receipts(target: Target, receipts: dict[str, Receipt]) -> tuple[dict[str, FileCheck], dict[str, FileCheck]]:
+    """What the receipts say was written: files to hash, and tars, which are looked into where shards.json is good."""
+    files = {
+        file: FileCheck(file, sha256, receipt.sizes.get(file), target.fix(stage))
+        for stage, receipt in receipts.items()
+        for file, sha256 in receipt.outputs.items()
+    }
     tars = {name: files.pop(name) for name in list(files) if name.startswith("shards/") and name.endswith(".tar")}
     return files, tars
+
+
+def _with_parts(
+    target: Target, receipts: dict[str, Receipt], files: dict[str, FileCheck], share: float
+) -> Iterator[FileCheck | PartCheck]:
+    """The files, parts of pixels with the chips that the pixels table has in them, where that table is whole."""
+    rows = rows_by_part(target.store, receipts["pixels"]) if "pixels" in receipts else {}
+    for name, one in files.items():
+        yield PartCheck(one, rows[name], share) if name in rows else one
+
+
+def _orphans(target: Target, named: set[str], receipts: dict[str, Receipt]) -> Iterator[Finding]:
+    from pipeline.stages import STAGES
+
+    for name, stage in orphans(target.store, named, {stage: stage in receipts for stage in STAGES}):
+        what = "no receipt names this file: it is left over, or not ours"
+        yield Finding(name, "", what, target.fix(stage) if stage else "remove it, or keep it elsewhere")
 
 
 def _shards(
@@ -197,7 +233,10 @@ def _shards(
         files.setdefault(target.shards + one, FileCheck(target.shards + one, sha256, None, fix))
     report.findings += [
         Finding(target.shards + file, sample, what, fix)
-        for file, sample, what in verify_index.folder_findings(target.store, target.shards, about)
+        for file, sample, what in (
+            *verify_index.folder_findings(target.store, target.shards, about),
+            *verify_index.sums_findings(target.store, target.shards, about),
+        )
         if target.shards + file not in files or target.store.exists(target.shards + file)
     ]
     index = _index(target, about, files, report)
@@ -238,6 +277,7 @@ def _tars(target: Target, about: dict[str, Any], index: Any, share: float) -> It
             rows=mine,
             fix=target.fix("shards"),
             fix_captions=target.fix("captions"),
+            crcs=crcs_of(target.store, shard["url"]) if target.shards else {},
         )
 
 

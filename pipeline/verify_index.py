@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harmonize.captions import paper_text
 from harmonize.problem import Problem
+from harmonize.record import from_json
 from harmonize.vocabulary import ALL_MASK, CLASSES, names_of
 from pipeline import tables
-from pipeline.sample import FORMAT_VERSION, SENSORS, SPLITS
+from pipeline.sample import FORMAT_VERSION, SENSORS, SPLITS, shards_wrong
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.store import Store
 
-NEEDED = {"url": str, "nsamples": int, "bytes": int, "sha256": str, "split": str, "sensor": str}
-"""What shards.json says of each tar."""
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
+SUMS = "SHA256SUMS"
+"""The list for `sha256sum -c` beside shards.json."""
 Wrong = tuple[str, str, str]
 """File below the shards' folder, sample, what is wrong."""
 
@@ -34,7 +35,7 @@ def read_about(store: Store, name: str) -> dict[str, Any]:
         return Problem(what, where=f"{store.root}/{name}", fix="make redo STAGE=shards REGION=…", code=4)
 
     try:
-        about = json.loads(store.read(name))
+        about = from_json(store.read(name))
     except (ValueError, OSError) as error:
         raise broken(f"it is damaged: {error}") from None
     if not isinstance(about, dict) or about.get("format_version") != FORMAT_VERSION:
@@ -42,24 +43,9 @@ def read_about(store: Store, name: str) -> dict[str, Any]:
         raise broken(f"it is of format version {found}, this program reads {FORMAT_VERSION}")
     if about.get("vocabulary") != list(CLASSES):
         raise broken("it has another vocabulary than this program")
-    shards = about.get("shards")
-    if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
-        raise broken("its list of tars is damaged: each has " + ", ".join(NEEDED))
-    if not isinstance(about.get("size_px"), int) or not isinstance(about.get("index"), dict):
-        raise broken("it does not name size_px and index")
-    if twice := [url for url, n in Counter(shard["url"] for shard in shards).items() if n > 1]:
-        raise broken(f"it names {twice[0]} twice")
+    if wrong := shards_wrong(about):
+        raise broken(wrong)
     return about
-
-
-def _is_shard(shard: Any) -> bool:
-    good = isinstance(shard, dict) and all(type(shard.get(key)) is kind for key, kind in NEEDED.items())
-    return good and shard["split"] in SPLITS and shard["sensor"] in SENSORS and _is_plain(shard["url"])
-
-
-def _is_plain(url: str) -> bool:
-    """Whether it names a file beside shards.json."""
-    return PurePosixPath(url).name == url and url not in (".", "..")
 
 
 def folder_findings(store: Store, prefix: str, about: dict[str, Any]) -> Iterator[Wrong]:
@@ -78,11 +64,25 @@ def folder_findings(store: Store, prefix: str, about: dict[str, Any]) -> Iterato
         mine = [s for s in about["shards"] if (s["split"], s["sensor"]) == (split, sensor)]
         keys = ("url", "nsamples", "bytes", "sha256")
         try:
-            listed = [{key: s.get(key) for key in keys} for s in json.loads(store.read(prefix + name))["shardlist"]]
+            listed = [{key: s.get(key) for key in keys} for s in from_json(store.read(prefix + name))["shardlist"]]
         except (ValueError, KeyError, TypeError, AttributeError, OSError):
             listed = []
         if listed != [{key: s[key] for key in keys} for s in mine]:
             yield name, "", "the list for wids does not name the tars of shards.json"
+
+
+def sums_findings(store: Store, prefix: str, about: dict[str, Any]) -> Iterator[Wrong]:
+    """Whether the sha256 list names what shards.json does, with the same hashes. Older shards have no list."""
+    described = about.get("described_by") or {}
+    if SUMS not in described or not store.exists(prefix + SUMS):
+        return
+    lines = store.read(prefix + SUMS).decode(errors="replace").splitlines()
+    listed = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+    known = {shard["url"]: shard["sha256"] for shard in about["shards"]}
+    known |= {"index.parquet": about["index"].get("sha256")} | {k: v for k, v in described.items() if k != SUMS}
+    for name, sha256 in known.items():
+        if listed.get(name) != sha256:
+            yield SUMS, "", f"it does not have the sha256 that shards.json has of {name}"
 
 
 def index_findings(index: pa.Table, about: dict[str, Any]) -> Iterator[Wrong]:
@@ -114,6 +114,7 @@ def _rows_wrong(columns: dict[str, np.ndarray], shards: dict[str, Any], size_px:
         ((label & ~ALL_MASK) != 0, "label_mask has bits outside the vocabulary"),
         ((known & ~ALL_MASK) != 0, "known_mask has bits outside the vocabulary"),
         ((label & ~known) != 0, "label_mask has classes that known_mask does not know"),
+        (_odd_names(columns), "its chip_id or cell is no name: letters, digits, _ and -"),
         (~np.isin(columns["sensor"], SENSORS), "its sensor is none of " + ", ".join(SENSORS)),
         (~np.isin(columns["split"], SPLITS), "its split is none of " + ", ".join(SPLITS)),
         (columns["size_px"] != size_px, f"its size_px is not the {size_px} of shards.json"),
@@ -122,6 +123,12 @@ def _rows_wrong(columns: dict[str, np.ndarray], shards: dict[str, Any], size_px:
     ):
         for k in np.flatnonzero(wrong):
             yield "", columns["chip_id"][k], what
+
+
+def _odd_names(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """bool (N,): names that lead elsewhere, or would be two words in a list."""
+    names = zip(columns["chip_id"], columns["cell"], strict=True)
+    return np.array([not all(_NAME.fullmatch(str(name)) for name in pair) for pair in names], bool)
 
 
 def _captions_wrong(columns: dict[str, np.ndarray], texts: np.ndarray) -> Iterator[Wrong]:
@@ -151,7 +158,7 @@ def rows_by_tar(index: pa.Table, urls: list[str]) -> Iterator[pa.Table]:
     of = pc.fill_null(pc.index_in(index["shard"], pa.array(urls, pa.string())), len(urls)).to_numpy()
     order = np.argsort(of, kind="stable")
     ends = np.searchsorted(of[order], np.arange(len(urls)), side="right")
-    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+    for start, end in zip([0, *ends][: len(urls)], ends, strict=True):
         yield index.take(order[start:end]).combine_chunks()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +13,9 @@ import numpy as np
 
 from harmonize.captions import TEMPLATE_VERSION, write_caption
 from harmonize.labelset import LabelSet
+from harmonize.record import from_json
 from harmonize.vocabulary import BIT, CLASSES
-from pipeline.sample import DTYPE, GROUPS, Group, from_npy, group_shape, quicklook, to_npy
+from pipeline.sample import DTYPE, GROUPS, Group, group_shape, npy_header, npy_shape, quicklook
 from pipeline.tar_stream import PLAIN, Member
 
 PICKLES = ("pkl", "pickle", "pyd", "pt", "pth", "joblib")
@@ -82,9 +82,9 @@ def sample_findings(
 @functools.lru_cache(16)
 def _npy(group: Group, sensor: str, size_px: int) -> tuple[bytes, int]:
     """What an array of this group begins with, and how many bytes it has in all."""
-    empty = np.empty(group_shape(group, size_px), DTYPE[sensor])
-    whole = to_npy(empty)
-    return whole[: -empty.nbytes], len(whole)
+    shape, kind = group_shape(group, size_px), np.dtype(DTYPE[sensor])
+    header = npy_header(shape, kind.newbyteorder("<").str)
+    return header, len(header) + kind.itemsize * math.prod(shape)
 
 
 def _array_wrong(start: bytes, size: int, group: Group, sensor: str, size_px: int) -> str | None:
@@ -94,16 +94,14 @@ def _array_wrong(start: bytes, size: int, group: Group, sensor: str, size_px: in
 
 def _another_array(start: bytes, size: int, group: Group, sensor: str, size_px: int) -> str | None:
     """What an array is that does not begin as we write it; None where another program wrote the same array."""
-    stream, shape = io.BytesIO(start[:4096]), group_shape(group, size_px)
+    shape = group_shape(group, size_px)
     try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            return "is not of .npy format 1.0"
-        found, fortran, kind = np.lib.format.read_array_header_1_0(stream)
+        found, fortran, kind, header = npy_shape(start[:4096])
     except ValueError:
         return "has no readable .npy header"
     if kind.hasobject:
         return "holds Python objects, which are pickles"
-    said = stream.tell() + kind.itemsize * math.prod(found)
+    said = header + kind.itemsize * math.prod(found)
     if size != said:
         return f"has {size} bytes, its header says {said}"
     if fortran or found != shape or kind != np.dtype(DTYPE[sensor]):
@@ -113,9 +111,9 @@ def _another_array(start: bytes, size: int, group: Group, sensor: str, size_px: 
 
 def _record_findings(data: bytes, row: dict[str, Any]) -> Iterator[str]:
     try:
-        record = json.loads(data)
+        record = from_json(data)
         labels = {label["name"]: float(label["share"]) for label in record["labels"]}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         yield f"the .json member cannot be read: {type(error).__name__}: {error}"
         return
     if any(record.get(name, record) != row[name] for name in SAME):
@@ -161,20 +159,30 @@ def close_findings(row: dict[str, Any], data: dict[str, bytes], size_px: int) ->
     if not same:
         yield "its arrays do not have the sha256 that the index has"
     if "jpg" in data:
-        yield from _look_wrong(data["jpg"], data["10m.npy"] if same else None, row["sensor"], size_px)
+        ten = _array(data["10m.npy"], groups[0], row["sensor"], size_px) if same else None
+        yield from _look_wrong(data["jpg"], ten, row["sensor"], size_px)
 
 
-def _look_wrong(jpg: bytes, ten: bytes | None, sensor: str, size_px: int) -> Iterator[str]:
+def _array(npy: bytes, group: Group, sensor: str, size_px: int) -> np.ndarray | None:
+    """The array of a member whose header may be damaged, None where its bytes are not as many as they must be."""
+    header, wanted = _npy(group, sensor, size_px)
+    if len(npy) != wanted:
+        return None
+    return np.frombuffer(npy[len(header) :], DTYPE[sensor]).reshape(group_shape(group, size_px))
+
+
+def _look_wrong(jpg: bytes, ten: np.ndarray | None, sensor: str, size_px: int) -> Iterator[str]:
     """`ten`: the 10 m array that the quick look was drawn from; None where nobody knows it any more."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(jpg), formats=["JPEG"]) as image:
+            if image.size != (size_px, size_px):  # before it is unpacked: it may claim any size
+                yield f"the quick look has {image.width} x {image.height} pixels, not {size_px} x {size_px}"
+                return
             look = np.asarray(image.convert("RGB"), np.int16)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         yield f"the quick look cannot be read: {error}"
         return
-    if look.shape != (size_px, size_px, 3):
-        yield f"the quick look has {look.shape[1]} x {look.shape[0]} pixels, not {size_px} x {size_px}"
-    elif ten is not None and np.abs(look - quicklook({"10m": from_npy(ten)}, sensor)).mean() > LOOK_DIFFERS:
+    if ten is not None and np.abs(look - quicklook({"10m": ten}, sensor)).mean() > LOOK_DIFFERS:
         yield "the quick look shows something else than its arrays"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.sample import SENSORS
 from pipeline.tar_stream import BrokenTar, Member, TarStream
+from pipeline.tars import RECEIPTS
 from pipeline.verify_sample import OTHER_WORDS, chosen, close_findings, member_findings, sample_findings, suffixes_of
 
 if TYPE_CHECKING:
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 HEAD = 256
 """Bytes of an array that are looked at where the rest is only hashed with the tar."""
+LARGEST_TEXT = 1 << 20
+"""Bytes of a caption or record: the largest have some kilobytes."""
 
 
 @dataclass
@@ -56,6 +61,9 @@ class TarCheck:
     """Its samples as the index has them."""
     fix: str
     fix_captions: str
+    crcs: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    """chip_id -> first byte, length and CRC-32 of all its members, headers and padding too, as they were written; they
+    name the chip of any byte that differs. Nobody knows them of a folder of shards alone."""
 
 
 @dataclass
@@ -83,12 +91,34 @@ def check_tar(place: Place, check: TarCheck) -> Checked:
         again = _Walk(check, 1.0)
         again.read(place)
         walk.found |= again.found
+        for chip in _changed(place, check):
+            if not any(sample == chip for sample, _ in walk.found):
+                walk.add(chip, "its members are not, byte for byte, what was written")
     as_written = sha256 == check.sha256
     findings = [
         Finding(check.file, sample, what, check.fix_captions if as_written and OTHER_WORDS in what else check.fix)
         for sample, what in sorted(walk.found, key=lambda of: of[0] != "")  # what is wrong with the file comes first
     ]
     return Checked(findings, size, walk.samples, walk.close)
+
+
+def _changed(place: Place, check: TarCheck) -> Iterator[str]:
+    """Chips whose bytes in the tar are not those that were written."""
+    with place.store.open(check.file) as file:
+        for chip, (start, length, crc) in check.crcs.items():
+            file.seek(start)
+            if zlib.crc32(file.read(length)) != crc:
+                yield chip
+
+
+def crcs_of(store: Store, url: str) -> dict[str, tuple[int, int, int]]:
+    """`TarCheck.crcs` of a tar, from what was noted when it was written; empty where it is damaged or older."""
+    name = f"{RECEIPTS}/{url}.json"
+    try:
+        spans = json.loads(store.read(name))["spans"]
+        return {str(chip): (int(start), int(length), int(crc)) for chip, start, length, crc in spans}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 class _Walk:
@@ -155,7 +185,9 @@ class _Walk:
 
     def _wanted(self, suffix: str, size: int) -> int:
         """How much of a member is looked at, in bytes: of most arrays their beginning."""
-        if suffix in ("txt", "json") or self._near:
+        if suffix in ("txt", "json"):
+            return size if size <= LARGEST_TEXT else 0
+        if self._near:
             return size if size < 1 << 30 else 0  # no member of ours is that large: not worth the memory
         return min(size, HEAD) if suffix.endswith(".npy") else 0
 

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.cluster import SERIAL, Scheduler
+from pipeline.receipt import receipt_name
+from pipeline.retry import drain
 from pipeline.sandbox import SCHEME, path_of
 from pipeline.sandbox import VERSION as WORLD_VERSION
 
@@ -37,6 +39,15 @@ class Work:
     """sha256 of outside files, by absolute path."""
     quiet: bool = False
     scheduler: Scheduler = SERIAL
+    retried: Counter[str] = field(default_factory=Counter)
+    """What jobs had to try again, by kind of request."""
+    stage: str = ""
+    """The stage that is given this; jobs do not know it."""
+
+    def begin(self) -> None:
+        """Called before the first output is written: the old receipt goes. It would be believed if the run died over
+        half of its outputs and the edit that had asked for it were taken back."""
+        self.store.remove(receipt_name(self.stage))
 
     @functools.cached_property
     def area(self) -> shapely.Geometry:
@@ -78,10 +89,13 @@ class Work:
         """
         from pipeline.progress import Progress
 
+        self.retried.update(drain())  # this process may run the jobs
         with Progress(what, total, self.quiet) as progress:
-            yield from self.scheduler.run(
-                function, self.for_jobs(), arguments, total, lambda result: progress.advance(dropped(result))
-            )
+            for result, retried in self.scheduler.run(
+                _Counting(function), self.for_jobs(), arguments, total, lambda told: progress.advance(dropped(told[0]))
+            ):
+                self.retried.update(retried)
+                yield result
 
     def for_jobs(self) -> Work:
         """What a job gets: the region and its folder by absolute paths, since it may run elsewhere; no tables."""
@@ -106,18 +120,37 @@ class Work:
             raise AssertionError(f"the content of {path} is not known here: its stage does not watch it")
         return self.digests[path]
 
-    def openable(self, href: str, source: str | None = None) -> str:
-        """An href of a table as something that can be opened; local ones are relative to the manifest.
-
-        With the name of its source a remote one is signed as the source says: for opening, never for a table or text.
-        """
+    def openable(self, href: str) -> str:
+        """An href of a table as something that can be opened; local ones are relative to the manifest."""
         if href.startswith(SCHEME):
             return str(path_of(href, self.region.world))
         if "://" not in href:
             return str((self.region.path.parent / href).resolve())
-        from pipeline.access import reachable
+        return href
 
-        return reachable(href, self.region.source(source).sign) if source else href
+    def read(self, href: str, source: str, reader: Callable[[str], T]) -> T:
+        """What `reader` makes of a raster of a table: signed as its source says, and tried again where it is remote.
+
+        Raises what `reader` and `remote.read` raise.
+        """
+        from pipeline import remote
+
+        return remote.read(self.openable(href), self.region.source(source).sign, reader)
+
+
+@dataclass(frozen=True)
+class _Counting(Generic[A, R]):
+    """A job's function that also gives what had to be tried again; it goes by the function's name."""
+
+    function: Callable[[Work, A], R]
+
+    @property
+    def __name__(self) -> str:
+        return self.function.__name__
+
+    def __call__(self, work: Work, argument: A) -> tuple[R, Counter[str]]:
+        drain()  # what a job before this one left when it failed
+        return self.function(work, argument), drain()
 
 
 @dataclass

@@ -8,11 +8,14 @@ import os
 import pickle
 import platform
 import socket
+import traceback
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harmonize.disk import disk_problem
 from harmonize.problem import Problem
+from harmonize.secrets import guard_logs, redacted
 
 if TYPE_CHECKING:
     from pipeline.work import Work
@@ -26,6 +29,7 @@ def perform(expected: dict[str, str], job: bytes) -> Any:
 
     A Problem is given back, not raised: exceptions travel with all that led to them, and GDAL's cannot be pickled.
     """
+    guard_logs()
     try:
         _check_same(expected)
         function, work, argument = pickle.loads(job)  # noqa: S301  our own bytes, from a scheduler that may run anything
@@ -34,6 +38,14 @@ def perform(expected: dict[str, str], job: bytes) -> Any:
         return function(work, argument)
     except Problem as problem:
         return Problem(problem.what, where=problem.where, fix=problem.fix, code=problem.code)
+    except Exception as error:
+        if isinstance(error, OSError) and (told := disk_problem(error, f"worker on {socket.gethostname()}")):
+            return told
+        text = "".join(traceback.format_exception(error))
+        if redacted(text) == text:
+            raise
+    # Outside the block: the exception with the secret in its message must not travel as what led to this one.
+    raise RuntimeError(redacted(text))
 
 
 def _check_same(expected: dict[str, str]) -> None:

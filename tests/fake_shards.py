@@ -66,6 +66,7 @@ def write_fake_shards(
         **({"synthetic": True} if synthetic else {}),
         "vocabulary": list(CLASSES),
         "vocabulary_version": 1,
+        **contract.SAID,
         "shards": shards,
         "index": {"file": "index.parquet", "sha256": hashlib.sha256(index).hexdigest()},
     }

@@ -73,7 +73,8 @@ def send(handler: BaseHTTPRequestHandler, data: bytes, code: int = 200, **header
     for key, value in ({"Content-Type": "application/json", "Content-Length": str(len(data))} | headers).items():
         handler.send_header(key, value)
     handler.end_headers()
-    handler.wfile.write(data)
+    if handler.command != "HEAD":
+        handler.wfile.write(data)
 
 
 @dataclass
@@ -107,6 +108,9 @@ class StubStac:
 
             def log_message(self, *_: Any) -> None:
                 """Quiet."""
+
+            def do_HEAD(self) -> None:
+                stub.get(self)
 
             def do_GET(self) -> None:
                 stub.get(self)

@@ -21,6 +21,7 @@ from world import World
 from harmonize.problem import Problem
 from pipeline import raster, runner
 from pipeline.access import PAID, is_signed, reachable, unsigned
+from pipeline.retry import Patience
 
 BLOB = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/32/T/QR/B02.tif"
 
@@ -84,6 +85,9 @@ def send(handler: BaseHTTPRequestHandler, code: int, data: bytes, **headers: str
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
     found = Files(tmp_path)
     monkeypatch.setenv("PC_SDK_SAS_URL", f"http://{found.host}/sas")
+    patient = Patience(sleep=lambda _: None)
+    monkeypatch.setattr("pipeline.retry.PATIENCE", patient)
+    monkeypatch.setattr("pipeline.remote.PATIENCE", patient)
     planetary_computer.settings.Settings.get.cache_clear()
     planetary_computer.sas.TOKEN_CACHE.clear()
     yield found
@@ -123,7 +127,7 @@ def test_one_token_for_all_threads(files: Files) -> None:
 
 def test_a_signing_service_that_refuses_is_told(files: Files) -> None:
     files.sas_status = 401
-    with pytest.raises(Problem, match=r"gives no token \(HTTP 401\)") as caught:
+    with pytest.raises(Problem, match=r"gives no token \(HTTP 401 .*; tried 3 times\)") as caught:
         reachable(BLOB, "planetary-computer")
     assert caught.value.where == BLOB
 

@@ -367,7 +367,7 @@ def test_rebuilt_files_have_the_same_bytes(shards: Path, tmp_path: Path) -> None
     described = json.loads((shards / "shards.json").read_text())["described_by"]
     assert described == {
         name: hashlib.sha256((shards / name).read_bytes()).hexdigest()
-        for name in ("README.md", "croissant.json", "collection.json", "stac.parquet")
+        for name in ("README.md", "croissant.json", "collection.json", "stac.parquet", "SHA256SUMS")
     }
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jobs
@@ -22,12 +25,14 @@ from test_runner import hashes
 from world import World
 
 from harmonize.problem import Problem
-from pipeline import cluster, pixels, progress, runner, worker
+from pipeline import cluster, job, pixels, progress, runner, worker
 from pipeline.cluster import Scheduler
 from pipeline.region import Region
 from pipeline.store import Store
 from pipeline.tars import planned_bytes
 from pipeline.work import Work
+
+Score = Callable[[str, int, int], None]
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +41,7 @@ def two() -> Iterator[Scheduler]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster, "START_S", 0)
         patch.setattr(cluster, "DEATHS", 2)
+        patch.setattr(job, "TRIES", 2)
         patch.setattr("dask.system.CPU_COUNT", 2)
         with Scheduler("") as scheduler:
             yield scheduler
@@ -119,9 +125,100 @@ def test_a_job_outlives_its_worker(
 
 
 def test_a_job_that_kills_its_workers_is_given_up(world: World, tmp_path: Path, two: Scheduler) -> None:
-    with pytest.raises(Problem, match="2 workers died over one job of die") as caught:
+    with pytest.raises(Problem, match=r"4 workers died over one job, die 1: out of") as caught:
         list(two.run(jobs.die, work_in(tmp_path / "out", world), [1], 1))
     assert caught.value.code == 1
+
+
+def test_workers_that_end_in_three_ways(
+    world: World, tmp_path: Path, two: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exit, one that says good-bye, and a segmentation fault, each in the middle of a part."""
+    manifest = world.write()
+    expected = build(manifest, tmp_path / "serial")
+    monkeypatch.setattr(pixels, "_cut_part", jobs.cut_part_among_deaths)
+    found = build(manifest, tmp_path / "local", two)
+    assert all(found.pop(f"died-{how}") for how in ("exit", "graceful", "segfault"))
+    assert found == expected
+
+
+class Killer(threading.Thread):
+    """Ends each worker of a local cluster when its life is over, some `life_s` seconds after it has come up, in one of
+    three ways, until told to stop or `most` have gone."""
+
+    def __init__(self, scheduler: Scheduler, life_s: float, seed: int, most: int) -> None:
+        super().__init__(daemon=True)
+        self.scheduler, self.life_s, self.random = scheduler, life_s, random.Random(seed)
+        self.ended, self.count, self.most = threading.Event(), 0, most
+        self._ends: dict[int, float] = {}
+
+    def run(self) -> None:
+        while not self.ended.wait(0.02) and self.count < self.most:
+            for pid in self._up():
+                if time.monotonic() > self._ends.setdefault(pid, self._end()):
+                    number = self.random.choice((signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM))
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
+                    self._ends[pid] = float("inf")
+                    self.count += 1
+
+    def _end(self) -> float:
+        return time.monotonic() + self.random.expovariate(1 / self.life_s)
+
+    def _up(self) -> list[int]:
+        """Process ids of the workers that have come up."""
+        nannies = list(self.scheduler._cluster.workers.values()) if self.scheduler._cluster else []
+        return [n.process.pid for n in nannies if n.process and n.process.status.name == "running" and n.process.pid]
+
+
+def build_among_deaths(manifest: Path, out: Path, seed: int, most: int) -> tuple[dict[str, str], int]:
+    """The files of a build whose workers live 2 s on the average, and how many were ended."""
+    with Scheduler("") as scheduler:
+        killer = Killer(scheduler, 2.0, seed, most)
+        killer.start()
+        try:
+            found = build(manifest, out, scheduler)
+        finally:
+            killer.ended.set()
+            killer.join()
+    return found, killer.count
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local clusters start at once, with two processes."""
+    monkeypatch.setattr(cluster, "START_S", 0)
+    monkeypatch.setattr(cluster, "DEATHS", 3)
+    monkeypatch.setattr(job, "TRIES", 4)
+    monkeypatch.setattr("dask.system.CPU_COUNT", 2)
+
+
+def test_workers_that_live_two_seconds(
+    eager: None, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: Score
+) -> None:
+    """Fewer end than it takes to give up a job, so that this holds on a busy machine, where lives are shorter, too."""
+    manifest = world.write()
+    expected = build(manifest, tmp_path / "serial")
+    monkeypatch.setattr(pixels, "_cut_part", jobs.cut_part_leisurely)
+    found, deaths = build_among_deaths(manifest, tmp_path / "local", 1, most=3)
+    score("builds whose workers live 2 s", int(found == expected), 1)
+    assert found == expected
+    assert deaths
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(10))
+def test_many_builds_whose_workers_live_two_seconds(
+    seed: int, eager: None, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: Score
+) -> None:
+    manifest = world.write()
+    manifest.write_text(manifest.read_text().replace('"s2-here"\n', '"s2-here"\nper_cell = 9\n', 1))
+    expected = build(manifest, tmp_path / "serial")
+    monkeypatch.setattr(pixels, "_cut_part", jobs.cut_part_leisurely)
+    found, deaths = build_among_deaths(manifest, tmp_path / "local", 100 + seed, most=100)
+    score("builds whose workers live 2 s", int(found == expected), 1)
+    score("workers ended while they worked", deaths, deaths)
+    assert found == expected
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense", "ftp://127.0.0.1:9"])
@@ -150,9 +247,9 @@ def test_a_worker_with_other_code_or_other_disks_is_told(world: World, tmp_path:
     import pickle
 
     work = work_in(tmp_path / "out", world)
-    job = pickle.dumps((jobs.late, work, 1))
-    assert worker.perform(worker.about(), job)[0] == 1
-    other = worker.perform(worker.about() | {"pyarrow": "1.0"}, job)
+    late = pickle.dumps((jobs.late, work, 1))
+    assert worker.perform(worker.about(), late)[0] == 1
+    other = worker.perform(worker.about() | {"pyarrow": "1.0"}, late)
     assert isinstance(other, Problem)
     assert re.search(r"another version: pyarrow .* \(here 1\.0\)", other.what)
     work.store.root = str(tmp_path / "elsewhere")
@@ -263,6 +360,6 @@ def test_jobs_see_absolute_paths_and_no_tables(world: World, tmp_path: Path, mon
     manifest = world.write()
     monkeypatch.chdir(tmp_path)
     region, store = runner.load(manifest.relative_to(tmp_path), "out")
-    job = Work(region, store, {"scenes": None}).for_jobs()  # type: ignore[dict-item]
-    assert isinstance(job.region, Region)
-    assert (job.region.path, job.store.root, job.tables) == (manifest, str(tmp_path / "out/tiny"), {})
+    work = Work(region, store, {"scenes": None}).for_jobs()  # type: ignore[dict-item]
+    assert isinstance(work.region, Region)
+    assert (work.region.path, work.store.root, work.tables) == (manifest, str(tmp_path / "out/tiny"), {})

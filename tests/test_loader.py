@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import ROOT
@@ -295,6 +297,44 @@ def test_another_builds_tar_of_the_same_size_is_refused_by_name_or_skipped(copy:
     left = open_shards([copy], skip_bad=True)
     assert not len(left.of("train", "s2"))
     assert len(left) == len(samples) - 30
+
+
+def test_the_order_of_folders_decides_nothing(shards: Path, tmp_path: Path) -> None:
+    """Two regions share all chips: which one they count for is the same whoever is named first."""
+    twin = write_fake_shards(tmp_path / "a-twin", COUNTS, region="a-twin")
+    more = write_fake_shards(tmp_path / "more", COUNTS, region="more", first_col=1000)
+    folders = [shards, twin, more]
+    one, other = open_shards(folders), open_shards(folders[::-1])
+    assert one.doubles == sum(COUNTS.values())
+    assert one.regions == other.regions
+    assert set(one["region"]) == {one.regions.index("a-twin"), one.regions.index("more")}
+    for name in one.columns:
+        assert (one[name] == other[name]).all(), name
+    batches = [Batches(s.of("train"), Data(batch_size=8, region_weights={"more": 3.0}), 0) for s in (one, other)]
+    plans = [[b.plan("s2", step).rows.tolist() for step in range(9)] for b in batches]
+    assert plans[0] == plans[1]
+    state = batches[0].state(4)
+    fewer = Batches(open_shards([shards, more]).of("train"), Data(batch_size=8, region_weights={"more": 3.0}), 0)
+    with pytest.raises(Problem, match="came in another order"):
+        fewer.resume(state)
+
+
+@pytest.mark.parametrize("column", ["label_mask", "known_mask", "split", "block", "caption_rich", "lon"])
+def test_a_chip_of_two_folders_that_differ_in_what_is_said_of_it(shards: Path, tmp_path: Path, column: str) -> None:
+    other = write_fake_shards(tmp_path / "other", COUNTS, region="other")
+    index = pq.read_table(other / "index.parquet")
+    values = index[column].to_pylist()
+    values[7] = {"split": "val", "block": "x", "caption_rich": "else", "lon": 1.0}.get(column) or values[7] ^ 1
+    field = index.schema.field(column)
+    table = index.set_column(index.schema.get_field_index(column), field, pa.array(values, field.type))
+    pq.write_table(table, other / "index.parquet")
+    about = json.loads((other / "shards.json").read_text())
+    about["index"]["sha256"] = hashlib.sha256((other / "index.parquet").read_bytes()).hexdigest()
+    (other / "shards.json").write_text(json.dumps(about))
+    with pytest.raises(Problem, match=f"stands twice with another {column}") as caught:
+        open_shards([shards, other])
+    assert str(shards) in caught.value.where
+    assert str(other) in caught.value.where
 
 
 def damaged(folder: Path, row: int = 3) -> str:

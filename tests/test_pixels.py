@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import rasterio
+from conftest import ROOT
 from rasterio.transform import from_origin
 from rasterio.warp import Resampling, reproject
 from world import World
@@ -184,3 +187,29 @@ def test_s2_on_the_lattice_is_copied_in_both_hemispheres(tmp_path: Path, south: 
             assert (got == raw[row // 60 : row // 60 + 10, col // 60 : col // 60 + 10] - 1000).all()
             seen += 1
     assert seen == 16
+
+
+MANY_PARTS = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from pipeline import parts
+from pipeline.sample import arrays_sha256
+from pipeline.store import Store
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+store = Store(sys.argv[1])
+array = np.ones((2, 6, 6), np.float16)
+record = dict.fromkeys(parts.PART.names) | {"10m": array.tobytes(), "sha256": arrays_sha256([array])}
+for k in range(100):
+    parts.write_part(store, f"pixels/{k}.arrow", ["key"], [record])
+reader = parts.Parts(store)
+for k in [*range(100), 0, 1]:
+    assert (reader.read_chip(f"pixels/{k}.arrow", 0, "s1", 6)["10m"] == array).all()
+"""
+
+
+def test_more_parts_than_a_process_may_have_files(tmp_path: Path) -> None:
+    """An ordinary shell allows 1024 open files, and the samples of one tar may come from 1000 parts."""
+    command = [sys.executable, "-c", MANY_PARTS, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -60,6 +60,15 @@ def all_arrays(real_run: Path) -> dict[str, tuple[dict, dict]]:
     return found
 
 
+def test_all_of_it_is_whole(real_run: Path) -> None:
+    """Every key, count, caption and hash."""
+    from pipeline.verify import target_of, verify
+
+    report = verify(target_of(str(real_run), "data"), 1.0, quiet=True)
+    assert [(f.file, f.sample, f.what) for f in report.findings] == []
+    assert report.notes == []
+
+
 def test_six_places_have_pixels_and_four_have_samples(real_run: Path, samples: dict) -> None:
     place = {c["chip_id"]: c["scene"].split("-", 1)[1] for c in rows(real_run / "chips.parquet")}
     pixels = rows(real_run / "pixels.parquet")

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-from collections.abc import Iterator
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from s3_server import bucket, s3_address  # noqa: F401  fixtures
 from test_cluster import two  # noqa: F401  a fixture
 from test_runner import hashes
 from world import World
 
 from pipeline import runner
 from pipeline.cluster import SERIAL, Scheduler
+from pipeline.region import Region
+from pipeline.shards import _order, plan_tars
+from pipeline.tars import planned_bytes
 from pipeline.verify import Target, target_of, verify
-
-S3_EXTRA = [name for name in ("s3fs", "moto", "flask") if importlib.util.find_spec(name) is None]
 
 
 @pytest.fixture
@@ -67,6 +71,27 @@ def test_more_chips_add_or_replace_whole_tars(world: World, tmp_path: Path, jobs
     assert hashes(tmp_path / "fresh") == hashes(out)
 
 
+def planned(names: list[str]) -> dict[str, tuple[str, ...]]:
+    """Tar -> its samples, of chips of one kind in tars of about 400."""
+    shards = SimpleNamespace(seed=3, quicklook=False, shard_mb=400 * planned_bytes("s2", 120, False) / 1e6)
+    table = pa.table({"split": ["train"] * len(names), "sensor": ["s2"] * len(names), "chip_id": names})
+    ordered = table.take(_order(table, 3))
+    chips = ordered["chip_id"].to_pylist()
+    tars = plan_tars(ordered, cast(Region, SimpleNamespace(size_px=120, shards=shards)))
+    return {name: tuple(chips[first : first + count]) for name, first, count in tars}
+
+
+def test_a_new_chip_changes_one_tar() -> None:
+    names = [f"32632_{k}_4000_s2_20200601t100000" for k in range(20_000)]
+    before, after = planned(names), planned([*names, "32632_1_4001_s2_20200601t100000"])
+    assert len(before) == 50
+    assert all(0.8 < len(samples) / 400 < 1.2 for samples in before.values())
+    assert sorted(itertools.chain(*before.values())) == sorted(names)
+    assert list(before) == list(after)
+    assert sum(before[name] != after[name] for name in before) == 1
+    assert list(planned(names[:1])) == ["train-s2-000000.tar"]
+
+
 def test_other_captions_replace_the_tars_that_hold_them(world: World, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(world.write(), out)
@@ -90,13 +115,13 @@ def test_fewer_chips_leave_no_tar_behind(world: World, tmp_path: Path) -> None:
     assert verify(target_of(str(out / "tiny"), "data"), 1.0, quiet=True).findings == []
 
 
-def same_in_a_bucket(world: World, tmp_path: Path, bucket: str) -> Target:
+def same_in_a_bucket(world: World, tmp_path: Path, out: str) -> Target:
     """The region in a bucket: the same bytes as on disk, whole, and a damaged tar found and written again."""
     world.size_m = 1200
     manifest = world.write()
     run(manifest, tmp_path / "disk")
-    run(manifest, bucket)
-    target = target_of(str(manifest), bucket)
+    run(manifest, out)
+    target = target_of(str(manifest), out)
     for name, digest in hashes(tmp_path / "disk/tiny").items():
         assert hashlib.sha256(target.store.read(name)).hexdigest() == digest, name
     report = verify(target, 1.0, quiet=True)
@@ -107,7 +132,7 @@ def same_in_a_bucket(world: World, tmp_path: Path, bucket: str) -> Target:
     target.store.write(name, data[:9000] + bytes([data[9000] ^ 1]) + data[9001:])
     found = verify(target, 0.0, quiet=True).findings
     assert {f.file for f in found} == {name}
-    region, store = runner.load(manifest, bucket)
+    region, store = runner.load(manifest, out)
     runner.redo(region, store, "shards", "shards", quiet=True)
     assert target.store.read(name) == data
     target.store.write(name, data[:-1024])
@@ -120,37 +145,12 @@ def same_in_a_bucket(world: World, tmp_path: Path, bucket: str) -> Target:
 def test_a_bucket_in_memory_has_the_same_bytes(world: World, tmp_path: Path) -> None:
     import fsspec
 
-    bucket = f"memory://{tmp_path.name}"
     try:
-        same_in_a_bucket(world, tmp_path, bucket)
+        same_in_a_bucket(world, tmp_path, f"memory://{tmp_path.name}")
     finally:
         fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An S3 server of this machine, and a bucket in it."""
-    if S3_EXTRA:
-        pytest.skip(f"S3 cannot be played here without {', '.join(S3_EXTRA)}")
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    port = server.get_host_and_port()[1]
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("corpus")
-    yield "s3://corpus/data"
-    server.stop()
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
-def test_a_bucket_of_s3_has_the_same_bytes(world: World, tmp_path: Path, bucket: str) -> None:
+@pytest.mark.soak  # the short form is in test_buckets.py
+def test_a_bucket_of_s3_has_the_same_bytes(world: World, tmp_path: Path, bucket: str) -> None:  # noqa: F811
     same_in_a_bucket(world, tmp_path, bucket)

@@ -106,10 +106,10 @@ def test_an_image_file_that_vanished_is_told(world: World, tmp_path: Path) -> No
     assert "Traceback" not in said
 
 
-def test_a_truncated_label_raster_is_told(world: World, tmp_path: Path) -> None:
+def test_a_label_raster_that_cannot_be_opened_is_told(world: World, tmp_path: Path) -> None:
+    """It is the wrong file for all cells; one that is damaged somewhere costs the cells there (test_odd_files.py)."""
     manifest = world.write()
-    path = world.root / "labels/classes.tif"
-    os.truncate(path, path.stat().st_size // 2)
+    os.truncate(world.root / "labels/classes.tif", 4)
     code, said = cli("build", str(manifest), "--out", str(tmp_path / "out"))
     assert code == 2
     assert "label raster cannot be read" in said

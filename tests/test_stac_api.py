@@ -286,15 +286,11 @@ def test_an_api_that_is_not_there_is_told_soon(waits: list[float]) -> None:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (body("<html>log in</html>", "text/html"), "a web page came instead of JSON"),
-        (body("  <!doctype html><p>log in"), "a web page came instead of JSON"),
         (body('{"type": "FeatureColl'), "broken JSON came"),
         (body("[1, 2]"), "the answer is no JSON object"),
         (body('{"detail": "something else"}'), "a page of items has no list of features"),
         (body('{"features": [1]}'), "a page of items has no list of features"),
         (status(400, '{"code": "Bad", "description": "bbox is  odd, see https://x/y?sig=abc"}'), "(HTTP 400: bbox is odd, see https://x/y)"),
-        (status(403, "<html>denied</html>"), "(HTTP 403: a web page)"),
-        (status(404, ""), "(HTTP 404: Not Found)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_told_at_once(fault: Fault, words: str, waits: list[float]) -> None:
@@ -303,6 +299,28 @@ def test_what_cannot_be_used_is_told_at_once(fault: Fault, words: str, waits: li
     assert words in problem.what
     assert f"{stub.url}/search" in problem.what
     assert waits == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (body("<html>log in</html>", "text/html"), "a web page came instead of JSON"),
+        (body("  <!doctype html><p>log in"), "a web page came instead of JSON"),
+        (status(403, "<html>denied</html>"), "(HTTP 403: a web page)"),
+        (status(404, ""), "(HTTP 404: Not Found)"),
+    ],
+)
+def test_a_refusal_of_a_server_that_answered_well_is_tried_three_times(
+    fault: Fault, words: str, waits: list[float]
+) -> None:
+    with StubStac([item("a")], faults=[fault] * 2) as stub:
+        assert ids(find(stub)) == ["a"], "a proxy or a restart was in between"
+    assert waits == [1, 2]
+    with StubStac([item("a")], faults=[fault] * 9) as stub:
+        problem = refusal(stub)
+        assert len(stub.asked) == 3
+    assert words in problem.what
+    assert f"{stub.url}/search" in problem.what
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import pickle
 import random
 import shutil
+import subprocess
 import tarfile
 import tracemalloc
 from collections.abc import Callable
@@ -28,9 +30,11 @@ from world import World
 
 from pipeline import tables
 from pipeline.cluster import Scheduler
+from pipeline.receipt import read_receipt, write_receipt
 from pipeline.sample import from_npy, to_npy
 from pipeline.stages import STAGES
-from pipeline.verify import Report, target_of, verify
+from pipeline.store import Store
+from pipeline.verify import Report, share_of, target_of, verify
 
 TAR = "train-s2-000000.tar"
 
@@ -109,6 +113,10 @@ class Shards:
         data = tables.parquet_bytes(tables.table_of(rows, tables.INDEX))
         (self.folder / "index.parquet").write_bytes(data)
         about["index"]["sha256"] = hashlib.sha256(data).hexdigest()
+        sums = self.folder / "SHA256SUMS"
+        names = (line.partition("  ")[2] for line in sums.read_text().splitlines())
+        sums.write_text("".join(f"{sha256(self.folder / name)}  {name}\n" for name in names))
+        about["described_by"]["SHA256SUMS"] = sha256(sums)
         (self.folder / "shards.json").write_text(json.dumps(about))
 
     def verify(self, share: float = 0.0) -> Report:
@@ -135,8 +143,9 @@ def test_what_is_whole_is_called_whole(built: Path) -> None:
         report = verify(target_of(str(named), str(built / "out")), 1.0, quiet=True)
         assert found(report) == []
         assert report.notes == []
-        assert report.samples == report.close == 48
-        files = [p for p in folder.rglob("*") if p.is_file() and "receipts" not in p.parts]
+        assert report.samples == 48
+        assert report.close == (96 if tables_too else 48), "in the tars, and where they are cut from"
+        files = [p for p in folder.rglob("*") if p.is_file() and p.parent.name != "receipts"]
         if tables_too:
             assert report.files == len(files)
             assert report.bytes == sum(p.stat().st_size for p in files)
@@ -147,7 +156,12 @@ def test_the_share_that_is_looked_at_closely_is_chosen_by_name(built: Path) -> N
     few, more = (verify(target_of(folder, "data"), share, quiet=True).close for share in (0.25, 0.5))
     assert 0 < few < more < 48
     assert verify(target_of(folder, "data"), 0.25, quiet=True).close == few
-    assert cli("verify", folder, "--sample", "1.5")[0] == 2
+    assert [share_of(text) for text in ("0.05", "5%", " 100 % ", "0", "1")] == [0.05, 0.05, 1, 0, 1]
+    for odd in ("1.5", "150%", "-1", "nan", "inf", "five", "%", ""):
+        code, said = cli("verify", folder, "--sample", odd)
+        assert code == 2, odd
+        assert "fix:   --sample 5%" in said
+    assert cli("verify", folder, "--sample", "25%")[0] == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -390,7 +404,7 @@ IN_THE_FOLDER: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "another version": (_about(format_version=9), "shards.json", "format version 9"),
     "another vocabulary": (_about(vocabulary=["moon"]), "shards.json", "another vocabulary"),
     "no tars": (_about(shards=[{}]), "shards.json", "its list of tars is damaged"),
-    "no index": (_about(index=None), "shards.json", "does not name size_px and index"),
+    "no index": (_about(index=None), "shards.json", "does not name index.parquet with its sha256"),
 }
 
 
@@ -464,7 +478,7 @@ def test_receipts_without_sizes_stay_valid(region: Path) -> None:
     for path in (out / "tiny/receipts").glob("*.json"):
         receipt = json.loads(path.read_text())
         assert set(receipt["sizes"]) == set(receipt["outputs"])
-        del receipt["sizes"]
+        del receipt["sizes"], receipt["sha256"]
         path.write_text(json.dumps(receipt))
     assert build(manifest, out) == []
     assert cli("verify", str(manifest), "--out", str(out))[0] == 0
@@ -482,7 +496,184 @@ def test_a_damaged_receipt_and_an_unfinished_region_are_told(region: Path) -> No
     os.truncate(out / "tiny/receipts/labels.json", 30)
     code, said = cli("verify", manifest, "--out", str(out))
     assert code == 4
-    assert "receipts/labels.json  -  the receipt cannot be read  fix: make redo STAGE=labels" in said
+    assert "receipts/labels.json  -  the receipt cannot be read, or a byte differs  fix: make redo STAGE=labels" in said
+    assert "labels    its receipt is damaged" in cli("status", manifest, "--out", str(out))[1]
+
+
+def test_what_an_older_version_wrote_is_not_held_against_this_one(region: Path) -> None:
+    store = Store(str(region / "out/tiny"))
+    for stage in ("captions", "shards"):
+        receipt = read_receipt(store, stage)
+        assert receipt
+        tars = {name: sha for name, sha in receipt.outputs.items() if not name.startswith("receipts/")}
+        write_receipt(store, dataclasses.replace(receipt, version=1, outputs=tars))
+    table = tables.read_table(store, "captions.parquet", tables.CAPTIONS).drop_columns(["diversity"])
+    receipt = read_receipt(store, "captions")
+    assert receipt
+    receipt.outputs["captions.parquet"] = store.write("captions.parquet", tables.parquet_bytes(table))
+    receipt.sizes["captions.parquet"] = store.size("captions.parquet") or 0
+    write_receipt(store, receipt)
+    report = verify(target_of(str(region / "out/tiny"), "data"), 0.0, quiet=True)
+    assert found(report) == []
+    assert any(note.startswith("captions was written by another version") for note in report.notes)
+    flip(region / "out/tiny/captions.parquet", 300)
+    report = verify(target_of(str(region / "out/tiny"), "data"), 0.0, quiet=True)
+    assert [f.file for f in report.findings] == ["captions.parquet"]
+
+
+ORPHANS = {
+    "pixels/left.arrow": "STAGE=pixels",
+    "screen/left.parquet": "STAGE=screen",
+    "shards/notes.txt": "STAGE=shards",
+    "shards/train-s2-000099.tar": "STAGE=shards",
+    "receipts/tars/old.tar.json": "STAGE=shards",
+    "pixels/.left.arrow.tmp": "STAGE=pixels",
+    ".chips.parquet.tmp": "STAGE=chips",
+    ".agreement.json.tmp": "STAGE=captions",
+    "mine.txt": "remove it, or keep it elsewhere",
+    "more/mine.txt": "remove it, or keep it elsewhere",
+}
+
+
+def test_files_that_no_receipt_names_are_told(region: Path) -> None:
+    root = region / "out/tiny"
+    for name in ORPHANS:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("x")
+    for name in (
+        "queries/test/queries.json",
+        ".DS_Store",
+        "pixels/.hidden",
+    ):  # of other commands, and of other programs
+        (root / name).parent.mkdir(exist_ok=True, parents=True)
+        (root / name).write_text("x")
+    report = verify(target_of(str(root), "data"), 0.0, quiet=True)
+    assert {f.file for f in report.findings} == set(ORPHANS)
+    assert len(report.findings) == len(ORPHANS)
+    assert all(ORPHANS[f.file] in f.fix for f in report.findings)
+
+
+def test_what_an_unfinished_stage_goes_on_with_is_no_orphan(region: Path) -> None:
+    root = region / "out/tiny"
+    (root / "receipts/pixels.json").unlink()
+    (root / "pixels/.half.arrow.tmp").write_text("x")
+    report = verify(target_of(str(root), "data"), 0.0, quiet=True)
+    assert found(report) == []
+    assert report.notes == ["pixels has no receipt: it has not run, or not to its end"]
+
+
+def test_the_sha256_list_is_read_by_sha256sum(built: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(built / "out/tiny/shards", tmp_path / "shards"))
+    listed = {line.split("  ")[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
+    assert listed == {p.name for p in folder.iterdir()} - {"SHA256SUMS", "shards.json"}
+    check = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+    assert subprocess.run(check, cwd=folder, capture_output=True, timeout=60).returncode == 0
+    flip(folder / TAR, 3000)
+    said = subprocess.run(check, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert (said.returncode, said.stdout.strip()) == (1, f"{TAR}: FAILED")
+
+
+def test_a_sha256_list_of_other_hashes_is_found(shards: Shards) -> None:
+    path, about = shards.folder / "SHA256SUMS", shards.about()
+    path.write_text(path.read_text().replace("  train-s2-000000.tar", "  other.tar"))
+    about["described_by"]["SHA256SUMS"] = sha256(path)
+    (shards.folder / "shards.json").write_text(json.dumps(about))
+    what = "it does not have the sha256 that shards.json has of train-s2-000000.tar"
+    assert found(shards.verify()) == [("SHA256SUMS", "", what)]
+
+
+def _table(region: Path, stage: str, edit: Callable[[list[dict[str, Any]]], Any], counts: bool = False) -> None:
+    """Write a table anew with changed rows, as if the stage had written it so: hashes and receipts follow."""
+    store = Store(str(region / "out/tiny"))
+    name = f"{stage}.parquet"
+    rows = tables.read_table(store, name, tables.SCHEMAS[stage]).to_pylist()
+    edit(rows)
+    sha = tables.write_table(store, name, tables.table_of(rows, tables.SCHEMAS[stage]), tables.SCHEMAS[stage])
+    receipt = read_receipt(store, stage)
+    assert receipt
+    before = receipt.identity
+    receipt.outputs[name], receipt.sizes[name] = sha, store.size(name) or 0
+    if counts:
+        receipt = dataclasses.replace(receipt, rows_in=len(rows), kept=sum(row["dropped"] is None for row in rows))
+    write_receipt(store, receipt)
+    moved = {before: receipt.identity}
+    for other in STAGES:
+        mine = read_receipt(store, other)
+        assert mine
+        old = mine.identity
+        mine.inputs.update({name: moved.get(identity, identity) for name, identity in mine.inputs.items()})
+        moved[old] = mine.identity
+        write_receipt(store, mine)
+
+
+def _first(**changes: Any) -> Callable[[list[dict[str, Any]]], None]:
+    return lambda rows: rows[0].update(changes)
+
+
+def _other_split(rows: list[dict[str, Any]]) -> None:
+    one, other = (next(row for row in rows if row["split"] == split) for split in ("train", "test"))
+    other["cell"] = one["cell"]
+
+
+IN_A_TABLE: dict[str, tuple[str, Callable[[list[dict[str, Any]]], Any], bool, str]] = {
+    "chip twice": ("chips", lambda rows: rows.append(dict(rows[0])), True, "stands in 2 rows"),
+    "scene twice": ("scenes", lambda rows: rows.append(dict(rows[0])), False, "stands in 2 rows"),
+    "label twice": ("labels", lambda rows: rows.append(dict(rows[0])), True, "stands in 2 rows"),
+    "row gone": ("pixels", lambda rows: rows.pop(), True, "chips has it, pixels does not"),
+    "row gone, counts": ("captions", lambda rows: rows.pop(), False, "rows that are kept, the receipt says"),
+    "row of nobody": ("captions", _first(chip_id="other"), False, "captions has it, chips does not"),
+    "dropped": ("chips", _first(dropped="cloud"), False, "dropped as 'cloud', the receipt says 0"),
+    "dropped, packed": ("pixels", _first(dropped="cloud"), False, "pixels.parquet has it as dropped"),
+    "other hash": ("pixels", _first(sha256="0" * 64), False, "the pixels table has another sha256 than the part"),
+    "other row": ("pixels", _first(row=1), False, "where the part has"),
+    "no such row": ("pixels", _first(row=10**6), False, "the pixels table has it as row 1000000"),
+    "other text": ("captions", _first(caption_paper="moon"), False, "caption_paper is 'moon', label_mask"),
+    "other labels": ("captions", _first(labels=[]), False, "its labels () are not those of label_mask"),
+    "unknown label": ("captions", _first(known_mask=0), False, "has classes that known_mask 0 does not know"),
+    "cell in two splits": ("captions", _other_split, False, "this cell stands in test and train"),
+    "index of another": ("captions", _first(caption_rich="moon"), False, "captions.parquet has 'moon'"),
+    "index of another cell": ("chips", _first(cell="p60_32632_1_1"), False, "chips.parquet has 'p60_32632_1_1'"),
+}
+
+
+@pytest.mark.parametrize("damage", IN_A_TABLE)
+def test_what_is_wrong_in_a_table_is_found_where_every_hash_is_right(region: Path, damage: str) -> None:
+    stage, edit, counts, words = IN_A_TABLE[damage]
+    _table(region, stage, edit, counts)
+    report = verify(target_of(str(region / "out/tiny"), "data"), 1.0, quiet=True)
+    assert any(words in f.what for f in report.findings), found(report)
+    assert all("byte differs" not in f.what for f in report.findings)
+
+
+def test_tables_of_another_schema_are_told(region: Path) -> None:
+    store = Store(str(region / "out/tiny"))
+    table = tables.read_table(store, "labels.parquet", tables.LABELS).drop_columns(["analysed"])
+    receipt = read_receipt(store, "labels")
+    assert receipt
+    receipt.outputs["labels.parquet"] = store.write("labels.parquet", tables.parquet_bytes(table))
+    receipt.sizes["labels.parquet"] = store.size("labels.parquet") or 0
+    write_receipt(store, receipt)
+    report = verify(target_of(str(region / "out/tiny"), "data"), 0.0, quiet=True)
+    assert found(report) == [("labels.parquet", "", "columns differ from this version's schema: analysed")]
+    assert "STAGE=labels" in report.findings[0].fix
+
+
+def test_what_is_wrong_with_many_rows_is_not_told_of_each(region: Path) -> None:
+    _table(region, "captions", lambda rows: [row.update(caption_paper="moon") for row in rows])
+    whats = [f.what for f in verify(target_of(str(region / "out/tiny"), "data"), 0.0, quiet=True).findings]
+    assert len(whats) < 60
+    assert any(what.startswith("and so 28 more rows: caption_paper is 'moon'") for what in whats), whats
+
+
+def test_a_flip_in_a_record_names_its_chip_in_a_region(region: Path) -> None:
+    """What nothing repeats, as a licence: nobody knows it of a folder of shards alone, the tar's receipt does."""
+    root = region / "out/tiny"
+    data = (root / "shards" / TAR).read_bytes()
+    at = data.index(b'"licence": ') + 4
+    key = Shards(root / "shards").members()[0][0].partition(".")[0]
+    flip(root / "shards" / TAR, at)
+    report = verify(target_of(str(root), "data"), 0.0, quiet=True)
+    assert {(f.file, f.sample) for f in report.findings} == {(f"shards/{TAR}", ""), (f"shards/{TAR}", key)}
 
 
 def test_a_line_has_file_sample_what_and_fix(region: Path) -> None:

@@ -17,9 +17,10 @@ from harmonize import wording
 from harmonize.captions import paper_text, write_caption
 from harmonize.labelset import LabelSet
 from harmonize.problem import Problem
-from harmonize.views import SYNONYMS, seed_of, subset_view, synonym_view, view, view_and_mask
+from harmonize.views import SYNONYMS, half_view, seed_of, subset_view, view, view_and_mask
 from harmonize.vocabulary import CLASSES, CRISES, LAND_COVER, mask_of
 from train.batches import Batches
+from train.draws import counter
 from train.recipe import RICH_TOKENS, Data, load_recipe
 from train.shards import open_shards
 
@@ -96,16 +97,16 @@ def test_nothing_to_name_is_an_empty_text_and_a_wrong_word_is_told() -> None:
 
 @given(st.integers(1, 2**12 - 1), SEEDS)
 def test_synonym_views_are_the_caption_or_part_of_it(label_mask: int, seed: int) -> None:
-    text, mask = synonym_view("The caption.", label_mask, seed)
+    text, mask = half_view("The caption.", label_mask, "synonyms", seed)
     if text == "The caption.":
         assert mask == label_mask
     else:
         assert mask == mask_of(classes_in(text)) == mask & label_mask
-    assert synonym_view("", 0, seed) == ("", 0)
+    assert half_view("", 0, "synonyms", seed) == ("", 0)
 
 
 def test_half_of_the_synonym_views_are_the_caption() -> None:
-    whole = sum(synonym_view("The caption.", 7, seed_of(0, seed))[0] == "The caption." for seed in range(4000))
+    whole = sum(half_view("The caption.", 7, "synonyms", seed_of(0, seed))[0] == "The caption." for seed in range(4000))
     assert abs(whole - 2000) < 5 * 1000**0.5
 
 
@@ -122,6 +123,19 @@ def test_subset_views_of_measured_runs_stay() -> None:
         "crops. built",
         "water. built",
     ]
+
+
+def test_views_of_a_batch_are_those_of_its_generators(tmp_path: Path) -> None:
+    """Those that stay the caption are found all at once: by the very numbers that one generator each would give."""
+    samples = open_shards([write_fake_shards(tmp_path / "shards", {("train", "s2"): 200})])
+    plan = Batches(samples, Data(batch_size=200), seed=5).plan("s2", 3)
+    positions, chosen = Batches(samples, Data(batch_size=200), seed=5).positions("s2", 3), samples.where(plan.rows)
+    assert plan.texts == [
+        subset_view(str(caption), int(mask), counter(5, 3, 1, int(position)))[0]
+        for caption, mask, position in zip(chosen["caption_paper"], chosen["label_mask"], positions, strict=True)
+    ]
+    whole = np.mean([text == caption for text, caption in zip(plan.texts, chosen["caption_paper"], strict=True)])
+    assert 0.4 < whole < 0.9
 
 
 def test_a_batch_of_synonym_views(tmp_path: Path) -> None:

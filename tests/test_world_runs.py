@@ -34,6 +34,7 @@ from pipeline.sandbox.landscape import load_ground
 from pipeline.sandbox.places import BY_NAME, PLACES, SIZES
 from pipeline.sandbox.truth import _positions, cells_in
 from pipeline.store import Store
+from pipeline.verify import target_of, verify
 
 SCENES = {scene.id: scene for scene in scenes_of(SIZES["tiny"])}
 Rows = list[dict[str, Any]]
@@ -82,6 +83,13 @@ def test_scenes_are_all_there_but_the_older_copies(ran: Path) -> None:
         assert row["datetime"] == scene.when
         assert (row["west"], row["south"], row["east"], row["north"]) == pytest.approx(scene.bounds)
         assert all(href.startswith("sandbox://tiny/") for href in json.loads(row["assets"]).values())
+
+
+def test_all_of_it_is_whole(ran: Path) -> None:
+    """Every key, count, caption and hash: with events, two maps and all that is dropped."""
+    report = verify(target_of(str(ran), "data"), 1.0, quiet=True)
+    assert [(f.file, f.sample, f.what) for f in report.findings] == []
+    assert report.notes == []
 
 
 def test_no_table_names_a_port_or_a_folder(ran: Path, tiny_world: Path) -> None:

@@ -5,6 +5,8 @@ python -m train compare RUN RUN…         one table of evaluated runs
 python -m train sheet SHARDS… --out DIR   chips of each class, as the labels have it
 python -m train search TEXT SHARDS…      the chips nearest to a text
 python -m train export DEST              a model folder that loads without the trainer
+python -m train verify RUN…              whether runs still are what was written
+python -m train doctor                   torch and the GPU
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from harmonize.command import run_command, stop_on_interrupt
+from harmonize.lock import locked
 from harmonize.problem import Problem
 
 if TYPE_CHECKING:
@@ -52,6 +55,8 @@ def open_shards(folders: list[Path], runs: Path, skip_bad: bool, cache_gb: float
     samples = shards.open_shards(folders, skip_bad, runs / "cache", cache_gb)
     for line in samples.skipped:
         say(f"skipped: {line}")
+    if samples.doubles:
+        say(f"{samples.doubles} samples stand in more than one folder: each is read once")
     return samples
 
 
@@ -72,6 +77,7 @@ def fit(
     ] = "auto",
     skip_bad: SkipBad = False,
     cache_gb: CacheGb = None,
+    wait: Annotated[bool, typer.Option("--wait", help="where another call trains this run, go on after it")] = False,
 ) -> None:
     """Train a recipe on shards. The same call again goes on where it was, or says that it is done."""
     from train import run as runs_of
@@ -107,14 +113,18 @@ def fit(
     from train.model import build_model
 
     loading = Loading(workers, resident=resident)
-    model = build_model(loaded)  # before anything is written: a tower or weights may be missing
-    runs_of.begin(folder, loaded, recipe, samples, shards)
-    if fit_loop(loaded, samples, folder, model, stop_at, loading):
-        runs_of.finish(folder)
-        where = "" if runs == RUNS else f" RUNS={runs}"
-        say(f"{folder}: finished; next: make evaluate{where}, make search{where} QUERY=…")
-    else:
-        say(f"{folder}: stopped at step {stop_at}; the same call goes on")
+    with locked(folder, wait):
+        if runs_of.is_finished(folder, loaded, samples):
+            say(f"{folder}: this run is finished")  # by the one we waited for
+            return
+        model = build_model(loaded)  # before anything is written: a tower or weights may be missing
+        runs_of.begin(folder, loaded, recipe, samples, shards)
+        done = fit_loop(loaded, samples, folder, model, stop_at, loading)
+        if done:
+            runs_of.finish(folder)
+    where = "" if runs == RUNS else f" RUNS={runs}"
+    next_ = f"finished; next: make evaluate{where}, make search{where} QUERY=…"
+    say(f"{folder}: {next_ if done else f'stopped at step {stop_at}; the same call goes on'}")
 
 
 @app.command()
@@ -255,6 +265,46 @@ def export(
         shutil.copytree(folder / "tokenizer", dest / "tokenizer")
     load_model(dest)
     print(dest)
+
+
+@app.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="RUN…", help="names of runs; default: all")] = None,
+    runs: Runs = RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="print a JSON object per run")] = False,
+) -> None:
+    """Whether checkpoints, models and results still are what was written: changes nothing, exit 4 where not."""
+    import json
+
+    from train.verify import finding_lines, runs_of, summary, verify_run
+
+    damaged = False
+    for folder in runs_of(runs, names or []):
+        report = verify_run(folder)
+        damaged = damaged or bool(report.findings)
+        for line in [json.dumps(report.as_json())] if as_json else finding_lines(report):
+            print(line)
+        say(summary(report))
+    if damaged:
+        raise typer.Exit(4)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="print a JSON object")] = False) -> None:
+    """torch, its packages and the GPU, with what to do where one is wrong. `python -m pipeline doctor` has the rest."""
+    import json
+
+    from train.doctor import examine
+
+    checks = list(examine())
+    if as_json:
+        print(json.dumps({"checks": checks}, indent=1))
+    else:
+        for one in checks:
+            fix = f"\n{'':<20}fix: {one['fix']}" if one["fix"] else ""
+            print(f"{one['state']:<8}{one['what']:<12}{one['said']}{fix}")
+    if any(one["state"] == "wrong" for one in checks):
+        raise typer.Exit(1)
 
 
 def main() -> None:

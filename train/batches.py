@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from harmonize.problem import Problem
-from harmonize.views import seed_of, subset_view, synonym_view
+from harmonize.views import half_view, seed_of, subset_view
 from pipeline.sample import SENSORS
-from train.draws import counter
+from train.draws import counter, first_words
 from train.order import Order, batch_sizes
 from train.recipe import Data
 from train.shards import Reader, Samples
+
+VIEWS = 3
+"""The first place of the texts' counters (train/order.py has the others)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Batches:
         self._reader = Reader(samples)
         self._orders = {s: Order(samples, s, data, seed) for s in SENSORS if (samples["sensor"] == s).any()}
         self._sizes = batch_sizes({s: len(order.mine) for s, order in self._orders.items()}, data)
+        _check_world(self._sizes, world)
         self._rank, self._world = rank, world
         self._origin, self._starts = 0, dict.fromkeys(self._orders, 0)
 
@@ -110,10 +114,13 @@ class Batches:
     @property
     def _stream(self) -> dict[str, Any]:
         """What the streams are made of, besides the samples themselves (run.json holds these by hash)."""
-        return {
+        found: dict[str, Any] = {
             "seed": self._seed, "sampling": self._data.sampling, "region_weights": self._data.region_weights,
             "samples": {s: len(order.mine) for s, order in self._orders.items()},
         }  # fmt: skip
+        if self._data.region_weights:  # each region is a stream of its own: which of them a sample counts for matters
+            found["regions"] = {s: order.regions for s, order in self._orders.items()}
+        return found
 
     def batch(self, sensor: str, step: int) -> Batch:
         """This rank's share of a sensor's batch at a step, read."""
@@ -141,15 +148,28 @@ class Batches:
     def _texts(self, chosen: Samples, number: int, positions: np.ndarray) -> tuple[list[str], np.ndarray]:
         full = chosen[f"caption_{self._data.style}"]
         labels = chosen["label_mask"].astype(np.int64)
+        texts, masks = [str(caption) for caption in full], labels.copy()
         if self._data.views == "caption":
-            return [str(t) for t in full], labels
-        texts, masks = [], []
-        for caption, label, position in zip(full, labels, positions, strict=True):
-            where = (self._seed, 3, number, int(position))
-            if self._data.views == "synonyms":
-                text, mask = synonym_view(str(caption), int(label), seed_of(*where))
+            return texts, masks
+        for k in np.flatnonzero(self._changed(number, positions)).tolist():
+            where = (self._seed, VIEWS, number, int(positions[k]))
+            if self._data.views == "subsets":
+                texts[k], masks[k] = subset_view(texts[k], int(labels[k]), counter(*where))
             else:
-                text, mask = subset_view(str(caption), int(label), counter(*where))
-            texts.append(text)
-            masks.append(mask)
-        return texts, np.array(masks, np.int64)
+                texts[k], masks[k] = half_view(texts[k], int(labels[k]), self._data.views, seed_of(*where))
+        return texts, masks
+
+    def _changed(self, number: int, positions: np.ndarray) -> np.ndarray:
+        """bool (n,): where a view may be another text than the caption. The generators of `subset_view` leave it as it
+        is where their first number is below a half, and to make one takes longer than all the rest."""
+        if self._data.views != "subsets" or max(self._seed, int(positions.max(initial=0))) >= 2**32:
+            return np.ones(len(positions), bool)
+        found: np.ndarray = first_words(self._seed, VIEWS, number, positions) >> np.uint64(63) == 1
+        return found
+
+
+def _check_world(sizes: dict[str, int], world: int) -> None:
+    for sensor, size in sizes.items():
+        if size < world:
+            what = f"{world} ranks cannot share a batch of {size} {sensor} samples"
+            raise Problem(what, fix="use fewer ranks, or a larger data.batch_size")

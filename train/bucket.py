@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from harmonize.disk import disk_problem
 from harmonize.problem import Problem
+from harmonize.secrets import redacted
 
 TRIES = 6
 """Of what may go away (a time-out, a refusal under load): with the waits between them, half a minute."""
@@ -51,7 +53,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def unreachable(url: str, error: Exception) -> Problem:
-    said = re.sub(r"\?[^\s'\"]+", "?…", str(error) or type(error).__name__)  # an address may be signed
+    said = redacted(str(error)) or type(error).__name__
     return Problem(f"this cannot be fetched: {said}", where=url, fix="check the address, the network and your rights")
 
 
@@ -77,7 +79,8 @@ def fetch_small(url: str, target: Path) -> bool:
         with contextlib.suppress(OSError):
             draft.unlink()
         what = f"a bucket's index cannot be kept: {error.strerror}"
-        raise Problem(what, where=str(target.parent), fix="free disk space, or name another --runs") from None
+        fix = "name another --runs"
+        raise disk_problem(error, str(target.parent)) or Problem(what, where=str(target.parent), fix=fix) from None
     return True
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from harmonize.disk import disk_told
+from harmonize.problem import Problem
+from harmonize.record import sealed
+from train.whole import check_files, read_sealed
 
 if TYPE_CHECKING:
     import torch
@@ -23,17 +28,21 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_parts(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file, piece after piece, by tmp, fsync and rename; a failure half way leaves nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file, piece after piece, by tmp, fsync and rename; a failure half way leaves nothing.
+
+    Raises Problem (code 1) where the disk takes no more.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with disk_told(str(path.parent)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("wb") as file:
+                file.writelines(parts)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def save_checkpoint(
@@ -43,14 +52,27 @@ def save_checkpoint(
 
     order: where the streams of samples are (`Batches.state`).
     """
-    import torch
-    from safetensors.torch import save
-
     folder = run / "checkpoints" / f"step-{step:08d}"
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     for left in folder.parent.glob(".step-*.tmp"):  # by a killed process
         shutil.rmtree(left)
-    draft.mkdir(parents=True)
+    try:
+        with disk_told(str(run)):
+            draft.mkdir(parents=True)
+            _write_draft(draft, step, model, optimiser, order)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)  # a full disk wants its space back
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+    for old in checkpoints(run)[:-KEEP]:
+        shutil.rmtree(old)
+
+
+def _write_draft(draft: Path, step: int, model: Closp, optimiser: torch.optim.Optimizer, order: dict[str, Any]) -> None:
+    import torch
+    from safetensors.torch import save
+
     state = optimiser.state_dict()
     tensors = {
         f"{index}.{name}": value.detach().cpu().contiguous()
@@ -61,15 +83,13 @@ def save_checkpoint(
     if torch.cuda.is_available():
         randomness["cuda"] = torch.cuda.get_rng_state()
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    write_whole(draft / "model.safetensors", save(weights))
-    write_whole(draft / "optimiser.safetensors", save(tensors))
-    write_whole(draft / "random.safetensors", save(randomness))
-    about = {"step": step, "groups": state["param_groups"], "order": order}
-    write_whole(draft / "state.json", (json.dumps(about, sort_keys=True) + "\n").encode())
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
-    for old in checkpoints(run)[:-KEEP]:
-        shutil.rmtree(old)
+    files = {}
+    for name, held in (("model", weights), ("optimiser", tensors), ("random", randomness)):
+        data = save(held)
+        write_whole(draft / f"{name}.safetensors", data)
+        files[f"{name}.safetensors"] = hashlib.sha256(data).hexdigest()
+    about = {"step": step, "groups": state["param_groups"], "order": order, "files": files}
+    write_whole(draft / "state.json", sealed(about))
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -77,26 +97,68 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(p for p in (run / "checkpoints").glob("step-*") if (p / "state.json").exists())
 
 
+def read_state(folder: Path) -> dict[str, Any]:
+    """state.json of a checkpoint. Raises Problem (code 4) where it is damaged."""
+    about = read_sealed(folder / "state.json", _before(folder))
+    kinds = {"step": int, "groups": list, "order": dict}
+    if wrong := [key for key, kind in kinds.items() if not isinstance(about.get(key), kind)]:
+        raise _damaged(folder / "state.json", f"it has no {', '.join(wrong)}")
+    return about
+
+
+def _before(folder: Path) -> str:
+    return f"remove {folder}: the same call then goes on from the checkpoint before it, or from the start"
+
+
+def _damaged(path: Path, why: object) -> Problem:
+    said = str(why).strip() or type(why).__name__
+    return Problem(
+        f"{path.name} is damaged: {said.splitlines()[-1].strip()}", where=str(path), fix=_before(path.parent), code=4
+    )
+
+
 def order_of(folder: Path) -> dict[str, Any]:
     """Where the streams of samples are at a checkpoint (`Batches.resume`)."""
-    order: dict[str, Any] = json.loads((folder / "state.json").read_text())["order"]
+    order: dict[str, Any] = read_state(folder)["order"]
     return order
 
 
 def load_checkpoint(folder: Path, model: Closp, optimiser: torch.optim.Optimizer) -> int:
-    """Put a checkpoint back; the step it was taken after."""
+    """Put a checkpoint back; the step it was taken after.
+
+    Raises Problem (code 4) that names the file where one is not, byte for byte, what was written.
+    """
     import torch
+
+    about = read_state(folder)
+    check_files(folder, about.get("files"), _before(folder))
+    weights, optimised, randomness = (
+        _tensors(folder / f"{name}.safetensors") for name in ("model", "optimiser", "random")
+    )
+    # What an older version wrote has no hashes: it may be damaged and still be read.
+    name = "model"
+    try:
+        model.load_state_dict(weights)
+        name = "optimiser"
+        entries: dict[int, dict[str, Any]] = {}
+        for key, value in optimised.items():
+            index, _, part = key.partition(".")
+            entries.setdefault(int(index), {})[part] = value
+        optimiser.load_state_dict({"state": entries, "param_groups": about["groups"]})
+        name = "random"
+        torch.set_rng_state(randomness["cpu"])
+        if "cuda" in randomness and torch.cuda.is_available():
+            torch.cuda.set_rng_state(randomness["cuda"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _damaged(folder / f"{name}.safetensors", error) from None
+    return int(about["step"])
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    about: dict[str, Any] = json.loads((folder / "state.json").read_text())
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    entries: dict[int, dict[str, Any]] = {}
-    for key, value in load_file(folder / "optimiser.safetensors").items():
-        index, _, name = key.partition(".")
-        entries.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({"state": entries, "param_groups": about["groups"]})
-    randomness = load_file(folder / "random.safetensors")
-    torch.set_rng_state(randomness["cpu"])
-    if "cuda" in randomness and torch.cuda.is_available():
-        torch.cuda.set_rng_state(randomness["cuda"])
-    return int(about["step"])
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise _damaged(path, error) from None

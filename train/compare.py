@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.problem import Problem
+from harmonize.record import unsealed
 from harmonize.vocabulary import CLASSES, CRISES
 from train.checkpoint import write_whole
 from train.evaluate import EVALUATION_VERSION
 from train.macro import MEANS, OVER_PRIOR
 from train.page import SYNTHETIC, Table, html_table, page
-from train.run import file_digest
+from train.whole import file_digest
 
 SCOPE_WORDS = {"s2": "Sentinel-2", "s1": "Sentinel-1", "all": "both sensors"}
 BASELINES = ("classifier", "place-prior", "prior-only", "random")
@@ -37,7 +39,7 @@ def measured(run: Path) -> Measured:
     if not path.exists():
         raise Problem(f"run '{run.name}' is not evaluated", where=str(path), fix=fix)
     try:
-        result = json.loads(path.read_text())
+        result = unsealed(path.read_bytes())
     except ValueError as error:
         raise Problem(f"metrics.json is damaged: {error}", where=str(path), fix=f"remove it, {fix}", code=4) from None
     if result.get("version") != EVALUATION_VERSION or result.get("model") != file_digest(run / "model.safetensors"):
@@ -67,7 +69,7 @@ def compare(runs: Sequence[Path], folder: Path) -> list[Table]:
     ]
     tables = tables_of(named)
     title = " and ".join(found)
-    parts = [f"<p>{notes(first.result)}</p>", *map(html_table, tables)]
+    parts = [f"<p>{html.escape(notes(first.result))}</p>", *map(html_table, tables)]
     write_whole(folder / "compare.html", page(title, parts, first.result["synthetic"]))
     said = {"runs": list(found), **record(named)}
     write_whole(folder / "compare.json", (json.dumps(said, indent=1, sort_keys=True) + "\n").encode())

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES
 from train.loader import all_of
 from train.model import Closp
@@ -48,27 +47,20 @@ def embed_texts(model: Closp, device: torch.device, texts: list[str] | None = No
 
 def cached_embeddings(run: Path, model: Closp, samples: Samples, device: torch.device) -> np.ndarray:
     """Vectors of all samples; kept below the run, under a name made of the model's and the samples' hashes."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file, save
-
     from train.checkpoint import write_whole
-    from train.run import file_digest
+    from train.vectors import read_vectors, vector_bytes
+    from train.whole import file_digest
 
     key = hashlib.sha256(
         "".join([file_digest(run / "model.safetensors"), *samples["sha256"], *samples["chip_id"]]).encode()
     )
     path = run / "embeddings" / f"{key.hexdigest()[:24]}.safetensors"
     if path.exists():
-        try:
-            vectors = load_file(path)["images"]
-        except (SafetensorError, KeyError) as error:
-            raise Problem(
-                f"cached embeddings are damaged: {error}", where=str(path), fix="remove the file", code=4
-            ) from None
+        vectors = read_vectors(path)
         if vectors.shape == (len(samples), model.spec["embed_dim"]):
             return vectors
     vectors = embed_images(model, samples, device, bar=True)
     for old in path.parent.glob("*.safetensors"):
         old.unlink()
-    write_whole(path, save({"images": vectors}))
+    write_whole(path, vector_bytes(vectors))
     return vectors

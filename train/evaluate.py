@@ -15,14 +15,18 @@ from harmonize.qrels import qrels
 from harmonize.queries import DistinctLabels, Query
 from harmonize.query_families import FEW, choose_queries, class_queries
 from harmonize.query_file import QUERIES_VERSION
+from harmonize.record import sealed, unsealed
 from pipeline.sample import SENSORS
 from train.checkpoint import write_parts, write_whole
 from train.corpus import SCOPES, Corpus, Scores, systems_of
 from train.macro import BAND, add_over_prior, macro, prevalence
 from train.metrics import DEPTH, FULL, METRICS, block_interval, full_measures, gain, measures, random_measures
 from train.shards import Samples, wanted_split
+from train.whole import digests, file_digest, wrong_files
 
 EVALUATION_VERSION = 4
+WRITTEN = ("report.html", "model.trec", "qrels.trec")
+"""What metrics.json has the sha256 of."""
 TREC_FULL = 50_000
 """Corpora up to this many images are written to .trec whole, so that trec_eval's map is ours; larger ones to DEPTH."""
 
@@ -41,8 +45,6 @@ def evaluate(
     file instead of those that the families give for these images; of both, those with enough relevant images.
     Done already for the same model, samples and options: read back.
     """
-    from train.run import file_digest
-
     images = wanted_split(samples, split)
     of = {
         "model": file_digest(run / "model.safetensors"),
@@ -56,13 +58,21 @@ def evaluate(
     key = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
     folder = eval_folder(run, _queries_digest(frozen) if frozen is not None else None)
     path = folder / "metrics.json"
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text())
-        if found.get("key") == key and (folder / "report.html").exists():
-            return {**found, "again": True}
+    if found := _found_before(folder, key):
+        return {**found, "again": True}
     result = _evaluate(run, samples, images, {"key": key, "folder": folder.relative_to(run).as_posix(), **of}, frozen)
-    write_whole(path, (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
+    write_whole(path, sealed({**result, "files": digests(folder, WRITTEN)}))
     return result
+
+
+def _found_before(folder: Path, key: str) -> dict[str, Any] | None:
+    """The measures that are there already; None where they are of something else, or damaged: then measured anew."""
+    try:
+        found = unsealed((folder / "metrics.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    whole = (folder / "report.html").exists() and not any(wrong_files(folder, found.get("files", {})))
+    return found if found.get("key") == key and whole else None
 
 
 def eval_folder(run: Path, digest: str | None) -> Path:

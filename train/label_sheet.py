@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harmonize.problem import Problem
+from harmonize.record import from_json
 from harmonize.vocabulary import CLASSES
 from train.bucket import fetch_some
 from train.checkpoint import write_whole
@@ -144,7 +144,7 @@ class Shares:
     @staticmethod
     def _parsed(data: bytes, where: str) -> dict[str, Any]:
         try:
-            record: dict[str, Any] = json.loads(data)
+            record: dict[str, Any] = from_json(data)
         except ValueError as error:
             raise Problem(f"a record is damaged: {error}", where=where, fix="make shards again", code=4) from None
         return record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harmonize.command import doing
+from harmonize.disk import disk_told
 from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES
 from train.batches import Batch, Batches
@@ -22,7 +23,8 @@ from train.draws import counter
 from train.loader import Loader, Loading, training_loader
 from train.loss import each_class, mean_loss, multi_positive, one_to_one, relation, same_place
 from train.model import Closp, save_model
-from train.recipe import Optim, Recipe
+from train.optim import learning_rate, optimiser_of
+from train.recipe import Recipe
 from train.shards import Samples
 from train.vision import to_tensors
 
@@ -42,6 +44,8 @@ class Training:
     total: int
     started: int = 0
     speed: dict[str, float] = field(default_factory=lambda: {"images": 0.0, "wait": 0.0})
+    losses: list[Tensor] = field(default_factory=list)
+    """Of the steps since they were last looked at."""
 
     @property
     def mixed(self) -> bool:
@@ -75,7 +79,11 @@ def fit(
         print(f"{run}: going on after step {training.started} of {total}", file=sys.stderr)
     _cut(run / "metrics.jsonl", training.started)
     end = min(total, stop_at or total)
-    with training_loader(batches, range(training.started, end), device, loading) as loader:
+    step, every = training.started, recipe.checkpoint_steps
+    with (
+        doing(lambda: f"step {step} of {total}, kept up to step {max(training.started, step - step % every)}"),
+        training_loader(batches, range(training.started, end), device, loading) as loader,
+    ):
         for step in _progress(training, end):
             _one_step(training, step, loader, run, samples)
     if end < total:
@@ -88,8 +96,12 @@ def _one_step(training: Training, step: int, loader: Loader[Batch], run: Path, s
     row = train_step(training, step, loader)
     done, recipe = step + 1, training.recipe
     epoch_done = done % training.batches.steps_per_epoch == 0
-    if done % recipe.log_steps == 0 or done == training.total:
-        _append(run / "metrics.jsonl", row)
+    training.losses.append(row["loss"])
+    logs = done % recipe.log_steps == 0 or done == training.total
+    if logs or epoch_done or done % recipe.checkpoint_steps == 0:
+        _check_losses(training, done)
+    if logs:
+        _append(run / "metrics.jsonl", {k: v.item() if isinstance(v, Tensor) else v for k, v in row.items()})
     if (epoch_done and done % _validation_steps(training) == 0) or done == training.total:
         found = validate(training, samples)
         if found:
@@ -99,6 +111,16 @@ def _one_step(training: Training, step: int, loader: Loader[Batch], run: Path, s
         save_checkpoint(run, done, training.model, training.optimiser, training.batches.state(done))
 
 
+def _check_losses(training: Training, done: int) -> None:
+    """Raises Problem for a loss that is no number. Losses are looked at together, and before anything is kept: to ask a
+    GPU for one number is to wait until all its work is done."""
+    losses = torch.stack([loss.detach() for loss in training.losses])
+    first, training.losses = done - len(losses), []
+    for k in torch.nonzero(~torch.isfinite(losses))[:1].flatten().tolist():
+        what = f"the loss is {losses[k].item()} at step {first + k + 1}"
+        raise Problem(what, fix="lower optim.lr in the recipe", code=1)
+
+
 def _validation_steps(training: Training) -> int:
     """Every epoch, but no more than about ten times a run."""
     per_epoch = training.batches.steps_per_epoch
@@ -106,7 +128,8 @@ def _validation_steps(training: Training) -> int:
 
 
 def train_step(training: Training, step: int, loader: Iterator[Batch]) -> dict[str, Any]:
-    """One step: a batch of each sensor, the mean of their losses. The row that goes into metrics.jsonl.
+    """One step: a batch of each sensor, the mean of their losses. The row that goes into metrics.jsonl, its measures
+    still where they were computed.
 
     loader: gives this step's batches next (`training_loader`).
     """
@@ -130,15 +153,13 @@ def train_step(training: Training, step: int, loader: Iterator[Batch]) -> dict[s
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.clip)
     training.optimiser.step()
     model.clamp_scale()
-    if not torch.isfinite(loss):
-        raise Problem(f"the loss is {loss.item()} at step {step + 1}", fix="lower optim.lr in the recipe", code=1)
     return {
         "step": step + 1,
         "epoch": round((step + 1) / training.batches.steps_per_epoch, 4),
-        "loss": loss.item(),
-        **{f"loss_{sensor}": value.item() for sensor, value in losses.items()},
-        "scale": model.scale.item(),
-        "grad_norm": norm.item(),
+        "loss": loss.detach(),
+        **{f"loss_{sensor}": value.detach() for sensor, value in losses.items()},
+        "scale": model.scale.detach(),
+        "grad_norm": norm,
         "lr": recipe.optim.lr * rate,
     }
 
@@ -194,48 +215,20 @@ def pair_loss(
 def flipped(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each image turned one of the eight ways a square can lie, at random; 16-bit native arrays (B, C, H, W)."""
     way = torch.randint(8, (len(arrays["10m"]),))
+    order = torch.argsort(way, stable=True)
+    counts = torch.bincount(way, minlength=8).tolist()
+    rows_of = order.to(arrays["10m"].device).split(counts)  # one small copy: each is a wait for a GPU
     turned = {}
     for name, values in arrays.items():
         bits = values.view(torch.int16)  # torch turns no uint16
         out = torch.empty_like(bits)
-        for k in range(8):
-            rows = torch.nonzero(way == k)[:, 0].to(bits.device)
+        for k, rows in enumerate(rows_of):
             some = bits[rows]
             some = some.flip(-1) if k & 1 else some
             some = some.flip(-2) if k & 2 else some
             out[rows] = some.transpose(-1, -2) if k & 4 else some
         turned[name] = out.view(values.dtype)
     return turned
-
-
-def optimiser_of(model: Closp, optim: Optim) -> torch.optim.Optimizer:
-    """AdamW; norms, biases and the scale are not decayed; the text tower may have its own rate."""
-    groups: dict[tuple[float, float], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        rate = optim.lr_text if optim.lr_text and name.startswith("text.") else optim.lr
-        decay = 0.0 if parameter.ndim < 2 else optim.weight_decay
-        groups.setdefault((rate, decay), []).append(parameter)
-    settings = [
-        {"params": p, "lr": r, "base_lr": r, "weight_decay": d}
-        for (r, d), p in sorted(groups.items(), key=lambda g: g[0])
-    ]
-    return torch.optim.AdamW(settings, foreach=False)
-
-
-def learning_rate(optim: Optim, step: int, total: int) -> float:
-    """Factor of the learning rate at a step: cosine to zero after a linear warm-up, or the paper's OneCycle."""
-    warm = max(1, round(optim.warmup * total))
-    if optim.schedule == "cosine":
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
-    # OneCycle as torch has it: cosine from max/1e6 up to max, then down to max/1e12 (the published train.py).
-    low, high, last = 1e-6, 1.0, 1e-12
-    if step < warm:
-        return high + (low - high) / 2 * (1 + math.cos(math.pi * step / warm))
-    return last + (high - last) / 2 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
 def validate(training: Training, samples: Samples) -> dict[str, float]:
@@ -256,12 +249,18 @@ def _cut(path: Path, step: int) -> None:
     """Keep the metrics up to a checkpoint: what came after it is computed again, and comes out the same."""
     if not path.exists():
         return
-    lines = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
+    # A killed run may have left half a line at the end.
+    whole = [line for line in path.read_text(errors="replace").splitlines() if line.endswith("}")]
+    try:
+        lines = [line for line in whole if json.loads(line)["step"] <= step]
+    except (ValueError, TypeError, KeyError) as error:
+        fix = "remove the line that is no JSON; what stands in it is for people alone"
+        raise Problem(f"{path.name} is damaged: {error}", where=str(path), fix=fix, code=4) from None
     path.write_text("".join(line + "\n" for line in lines))
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a") as file:
+    with disk_told(str(path)), path.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 

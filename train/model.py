@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harmonize.problem import Problem
+from harmonize.record import sealed
 from harmonize.vocabulary import CLASSES, VOCABULARY_VERSION
 from pipeline.sample import CANONICAL_BANDS, SENSORS, UNIT
 from train.location import LocationTower, load_satclip
 from train.recipe import Location, Recipe, Text
 from train.text import distinct, text_from_config, text_tower
 from train.vision import ImageTower, load_weights, normalisation
+from train.whole import check_files, digests, read_sealed
 
 MODEL_VERSION = 2
 MAX_SCALE = 100.0
@@ -138,39 +139,52 @@ def save_model(model: Closp, folder: Path, size_px: int) -> None:
         "vocabulary_version": VOCABULARY_VERSION,
         "spec": model.spec,
         "text_config": text_config,
+        "files": digests(folder, ("model.safetensors", "tokenizer")),
     }
-    write_whole(folder / "config.json", (json.dumps(config, indent=1, sort_keys=True, default=str) + "\n").encode())
+    write_whole(folder / "config.json", sealed(config))
 
 
 def load_model(folder: Path) -> Closp:
     """The model of a run or export folder, in eval mode, from config.json and model.safetensors alone.
 
-    Raises Problem where they are missing, of another version, or damaged.
+    Raises Problem where they are missing, of another version, or not what was written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = read_sealed(folder / "config.json", "train again")
+        (folder / "model.safetensors").stat()
+        check_files(folder, config.get("files"), "train again, or export it again")
         state = load_file(folder / "model.safetensors")
     except FileNotFoundError:
         raise Problem("there is no finished model here", where=str(folder), fix="make train first") from None
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, SafetensorError, RecursionError, OSError, MemoryError) as error:
         raise Problem(f"the model is damaged: {error}", where=str(folder), fix="train again", code=4) from None
+    if not isinstance(config, dict):
+        raise Problem("the model is damaged: config.json is no table", where=str(folder), fix="train again", code=4)
     if config.get("model_version") != MODEL_VERSION:
         what = f"this model is of version {config.get('model_version')}, this program reads {MODEL_VERSION}"
         raise Problem(what, where=str(folder), fix="train again with this version")
-    spec = config["spec"]
-    images = {
-        sensor: ImageTower(sensor, said["model"], tuple(said["mean"]), tuple(said["std"]))
-        for sensor, said in spec["images"].items()
-    }
-    location = LocationTower(Location(**spec["location"])) if spec["location"] else None
-    text = text_from_config(Text(**spec["text"]), config["text_config"], folder)
-    model = Closp(images, text, location, spec)
+    try:
+        model = _of_config(config, folder)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"config.json is damaged: {type(error).__name__}: {error}"
+        raise Problem(what, where=str(folder), fix="train again", code=4) from None
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         what = f"the weights do not fit config.json: {str(error).splitlines()[-1].strip()}"
         raise Problem(what, where=str(folder), fix="train again", code=4) from None
     return model.eval()
+
+
+def _of_config(config: dict[str, Any], folder: Path) -> Closp:
+    """The model that config.json describes, its weights not loaded yet."""
+    spec = config["spec"]
+    images = {
+        sensor: ImageTower(sensor, said["model"], tuple(said["mean"]), tuple(said["std"]))
+        for sensor, said in spec["images"].items()
+    }
+    location = LocationTower(Location(**spec["location"])) if spec["location"] else None
+    return Closp(images, text_from_config(Text(**spec["text"]), config["text_config"], folder), location, spec)

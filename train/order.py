@@ -20,6 +20,7 @@ the number of samples consumed, and it holds for any number of ranks and workers
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -124,7 +125,9 @@ class Order:
         self.mine = np.flatnonzero(samples["sensor"] == sensor)
         self._seed, self._number = seed, SENSORS.index(sensor)
         names = np.array(samples.regions)[samples["region"][self.mine]] if data.region_weights else np.array([])
-        weights = {name: data.region_weights.get(name, 1.0) for name in sorted(set(names.tolist()))}
+        self.regions = dict(sorted(Counter(names.tolist()).items()))
+        """Samples of each region, where regions have weights."""
+        weights = {name: data.region_weights.get(name, 1.0) for name in self.regions}
         self._counts = [len(self.mine)]
         masks = samples["label_mask"][self.mine].astype(np.int64)
         holders = [np.flatnonzero(masks >> k & 1) for k in range(len(CLASSES))] if data.sampling == "balanced" else []

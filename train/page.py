@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harmonize.problem import printable
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -50,7 +52,11 @@ def print_tables(tables: Sequence[Table]) -> None:
         for k, words in enumerate(table.head):
             shown.add_column(words, justify="left" if k < 2 else "right")
         for k, row in enumerate(table.rows):
-            shown.add_row(*map(Text, row), style="bold" if k in table.strong else None, end_section=k in table.lines)
+            shown.add_row(
+                *(Text(printable(word)) for word in row),
+                style="bold" if k in table.strong else None,
+                end_section=k in table.lines,
+            )
         console.print(shown)
         if table.note:
             console.print(Text(table.note))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harmonize.problem import Problem
+from train.folder import AGAIN
 
 if TYPE_CHECKING:
     from train.shards import Samples
@@ -19,7 +20,6 @@ HEADER_BYTES = 4096
 """More than an .npy header of ours ever has (128): what the index calls longer than array and this is no such array."""
 MOST_ASKED = 16 << 20
 """Bytes that a sample's arrays may lie apart to be asked for in one go."""
-AGAIN = "make shards again"
 
 
 class Places:

@@ -13,6 +13,7 @@ from harmonize.qrels import qrels
 from harmonize.queries import DistinctLabels, Query
 from harmonize.query_families import FAMILIES
 from harmonize.query_file import corpus_digest, queries_record, read_queries
+from harmonize.record import from_json
 from train.checkpoint import write_parts, write_whole
 from train.page import Table
 from train.shards import Samples, wanted_split
@@ -67,10 +68,10 @@ def load_queries(path: Path) -> list[Query]:
     if not path.exists():
         raise Problem("there is no such file of queries", where=str(path), fix="python -m train queries SHARDS…")
     try:
-        record = json.loads(path.read_text("utf-8"))
+        record = from_json(path.read_text("utf-8"))
     except OSError as error:
         raise Problem(f"this cannot be read: {error.strerror}", where=str(path), fix="make it readable") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Problem(f"this is not valid JSON: {error}", where=str(path), fix="mend it, or make it again") from None
     return read_queries(record, str(path))
 

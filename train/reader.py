@@ -9,7 +9,6 @@ files, never written to, and each is looked at before and after every batch.
 from __future__ import annotations
 
 import contextlib
-import io
 import mmap
 import tarfile
 import threading
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harmonize.problem import Problem
-from pipeline.sample import DTYPE, GROUPS, group_shape
-from train.places import AGAIN, Places
+from pipeline.sample import DTYPE, GROUPS, group_shape, npy_shape
+from train.folder import AGAIN
+from train.places import Places
 from train.ranges import Wanted, fetched, sha256_of, wanted
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ class Reader:
         kept = self._kept(tar)
         if kept is None:
             return ks
-        there, missing = [], []
+        there: list[int] = []
+        missing: list[int] = []
         for k in ks:
             (there if self._is_kept(places, k, kept) else missing).append(k)
         places.ask_for(there, kept.bytes)
@@ -233,14 +234,11 @@ class Reader:
 
 def _parse_header(header: bytes, where: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type that an .npy header says; object arrays (pickles) are refused."""
-    stream = io.BytesIO(header)
     try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("not npy format 1.0")
-        shape, fortran, kind = np.lib.format.read_array_header_1_0(stream)
+        shape, fortran, kind, length = npy_shape(header)
     except ValueError as error:
         raise Problem(f"a sample is damaged: {error}", where=where, fix=AGAIN, code=4) from None
-    if fortran or kind.hasobject or stream.tell() != len(header):
+    if fortran or kind.hasobject or length != len(header):
         raise Problem("a sample holds objects or Fortran order, or more than its array", where=where, fix=AGAIN, code=4)
     return shape, kind
 

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from harmonize.manifest import Manifest, parse, parse_toml
 from harmonize.problem import Problem, nearest
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
 RICH_TOKENS = 96
 """Room for the longest rich caption (all twelve classes), start and end included; one of three classes has about 30."""
 
@@ -78,9 +78,9 @@ class Data(Manifest):
     batch_size: Annotated[int, Field(ge=2)] = 64
     """Per sensor and step. One image alone has nothing to be told from."""
     style: Literal["paper", "rich"] = "paper"
-    views: Literal["caption", "subsets", "synonyms"] = "subsets"
-    """caption: the chip's caption. subsets: half of the time a random part of its classes, in random order. synonyms:
-    as subsets, and each class of the part by its name or a synonym."""
+    views: Literal["caption", "order", "subsets", "synonyms"] = "subsets"
+    """caption: the chip's caption; of the others half of the time too, else: order: its classes, shuffled. subsets: a
+    random part of them, in random order. synonyms: as subsets, and each class by its name or a synonym."""
     sampling: Literal["plain", "balanced"] = "plain"
     """plain: every sample once an epoch. balanced: each class equally likely, then each of its samples. More is in
     train/order.py."""
@@ -132,7 +132,7 @@ class Evaluation(Manifest):
 
 class Recipe(Manifest):
     name: str
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**62)
     embed_dim: Positive = 384
     vision: Vision = Vision()
     text: Text = Text()

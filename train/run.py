@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from harmonize.manifest import parse, parse_toml
 from harmonize.problem import Problem, nearest
+from harmonize.record import sealed
 from train.checkpoint import write_whole
 from train.recipe import Recipe
+from train.whole import digests, read_sealed
 
 if TYPE_CHECKING:
     from train.shards import Samples
 
+AT_BEGIN = ("recipe.toml", "environment.json")
+AT_END = ("metrics.jsonl", "speed.jsonl", "config.json", "model.safetensors", "tokenizer")
+"""What run.json has the sha256 of, from when on."""
 PACKAGES = ("closp", "torch", "timm", "open-clip-torch", "transformers", "numpy", "safetensors")
 
 
@@ -29,13 +34,7 @@ def read_run(run: Path) -> dict[str, Any] | None:
     path = run / "run.json"
     if not path.exists():
         return None
-    try:
-        about: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise Problem(
-            f"run.json is damaged: {error}", where=str(path), fix="remove the run and train again", code=4
-        ) from None
-    return about
+    return read_sealed(path, "remove the run and train again")
 
 
 def is_finished(run: Path, recipe: Recipe, samples: Samples) -> bool:
@@ -64,7 +63,8 @@ def begin(run: Path, recipe: Recipe, recipe_path: Path, samples: Samples, folder
     write_whole(run / "recipe.toml", recipe_path.read_bytes())
     write_whole(run / "environment.json", (json.dumps(environment(), indent=1, sort_keys=True) + "\n").encode())
     about = {**_identity(recipe, samples), "recipe": recipe.name, "regions": list(samples.regions)}
-    _write(run, {**about, "shards": [str(f) for f in folders], "finished": False})
+    files = digests(run, AT_BEGIN)
+    _write(run, {**about, "shards": [str(f) for f in folders], "finished": False, "files": files})
 
 
 def recipe_of(run: Path) -> Recipe:
@@ -80,11 +80,12 @@ def shards_of(run: Path, named: list[Path] | None) -> list[Path]:
 
 def finish(run: Path) -> None:
     about = read_run(run) or {}
-    _write(run, {**about, "finished": True})
+    files = {**about.get("files", {}), **digests(run, AT_END)}
+    _write(run, {**about, "finished": True, "files": files})
 
 
 def _write(run: Path, about: dict[str, Any]) -> None:
-    write_whole(run / "run.json", (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
+    write_whole(run / "run.json", sealed(about))
 
 
 def environment() -> dict[str, Any]:
@@ -117,11 +118,3 @@ def finished_run(runs: Path, name: str | None) -> Path:
     if run in folders:
         raise Problem(f"run '{name}' is not finished", where=str(run), fix="run make train again to go on with it")
     raise Problem(f"there is no run '{name}'", where=str(runs), fix=nearest(name, [p.name for p in folders]))
-
-
-def file_digest(path: Path) -> str:
-    """sha256 (hex) of a file."""
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from harmonize.problem import Problem
+from harmonize.problem import Problem, printable
+from harmonize.record import sealed, unsealed
 from harmonize.vocabulary import names_of
 from pipeline.sample import SENSORS
 from train.checkpoint import write_whole
 from train.metrics import ranking, tie_break
 from train.shards import Samples, wanted_split
+from train.whole import digests, file_digest, wrong_files
 
 HEAD = ("#", "score", "sensor", "date", "lon lat", "labels", "chip", "scene")
-SEARCH_VERSION = 1
+SEARCH_VERSION = 2
 
 
 def search(run: Path, samples: Samples, text: str, top: int, sensor: str | None, split: str | None) -> Path:
@@ -26,7 +28,6 @@ def search(run: Path, samples: Samples, text: str, top: int, sensor: str | None,
     Searched already with the same model, samples and options: told again from the answer beside the sheet.
     """
     from train.page import png_bytes
-    from train.run import file_digest
 
     if not text.strip():
         raise Problem("the query is empty", fix='make search QUERY="flooded area next to crops"')
@@ -44,7 +45,7 @@ def search(run: Path, samples: Samples, text: str, top: int, sensor: str | None,
         found, scores = _nearest(run, samples, text, top, sensor, split)
         rows = _rows(found, scores)
         write_whole(picture, png_bytes(_sheet(found, scores, text), key))
-        write_whole(answer, (json.dumps({"key": key, "rows": rows}, indent=1) + "\n").encode())
+        write_whole(answer, sealed({"key": key, "rows": rows, "files": digests(picture.parent, [picture.name])}))
     _print(rows)
     return picture
 
@@ -59,10 +60,11 @@ def _said_before(picture: Path, answer: Path, key: str) -> list[list[str]] | Non
     if not picture.exists() or not answer.exists():
         return None
     try:
-        said: dict[str, Any] = json.loads(answer.read_text())
+        said = unsealed(answer.read_bytes())
     except ValueError:
-        return None  # written anew
-    return said["rows"] if said.get("key") == key else None
+        return None  # damaged: searched anew
+    whole = said.get("key") == key and not any(wrong_files(picture.parent, said.get("files", {})))
+    return said["rows"] if whole else None
 
 
 def _nearest(
@@ -102,10 +104,11 @@ def _rows(found: Samples, scores: np.ndarray) -> list[list[str]]:
 def _print(rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*HEAD, box=None)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(printable(word)) for word in row))  # as it is: [red] in an id is no colour
     console = Console()
     # A pipe has no width: nothing may be cut off there.
     console.print(table) if console.is_terminal else Console(width=240).print(table)

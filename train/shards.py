@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,23 +12,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from harmonize.problem import Problem
-from harmonize.vocabulary import CLASSES
-from pipeline.sample import FORMAT_VERSION, SENSORS, SPLITS
+from pipeline.sample import SENSORS, SPLITS
 from train.bucket import address_of, fetch_small, sizes
-from train.places import AGAIN
+from train.folder import AGAIN, COLUMNS, PLACES, read_about, read_index
 from train.range_cache import RangeCache, cached_folder, cached_tar, sweep
 from train.reader import Reader as Reader  # where others look for it
 from train.tar_file import TarFile, wrong_tar
 
 CACHE = Path("runs/cache")
-COLUMNS = (
-    "chip_id", "cell", "block", "sensor", "scene", "datetime", "split", "shard", "size_px", "label_mask", "known_mask",
-    "caption_paper", "caption_rich", "lon", "lat", "sha256",
-)  # fmt: skip
-PLACES = tuple(f"{what}_{group}" for group in ("10m", "20m", "60m") for what in ("offset", "length"))
+SAME = ("sha256", "label_mask", "known_mask", "split", "cell", "block", "lon", "lat", "caption_paper", "caption_rich")
+"""Columns in which a chip of two folders must be the same."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +44,8 @@ class Samples:
     """The same tars as `tars`, as they were when they were opened."""
     skipped: tuple[str, ...] = ()
     """What `skip_bad` left out, in words: a line per tar."""
+    doubles: int = 0
+    """Rows of chips that stand in another folder too, with the same pixels and labels: each is one sample."""
 
     def __len__(self) -> int:
         return len(self.columns["chip_id"])
@@ -86,6 +82,8 @@ def open_shards(
         raise Problem("no shard folder is named", fix="name one or more, e.g. data/real-samples/shards")
     ranges = RangeCache(cache, None if cache_gb is None else int(cache_gb * 1e9))
     parts = [_open_one(folder, skip_bad, cache, ranges) for folder in folders]
+    # The order in which folders were named decides nothing: not which region a chip of two of them counts for either.
+    parts.sort(key=lambda part: (part.about["region"], part.about["index"]["sha256"]))
     sizes = {part.about["size_px"] for part in parts}
     if len(sizes) > 1:
         raise Problem(
@@ -105,11 +103,13 @@ def open_shards(
     order = np.argsort(merged["chip_id"].astype(str), kind="stable")
     merged = {name: column[order] for name, column in merged.items()}
     tars = tuple(file.path for file in files)
+    rows_of_all = len(merged["tar"])
     merged = _unique(merged, files)
     _check_leak(merged)
     digest = hashlib.sha256("".join(sorted(p.about["index"]["sha256"] for p in parts)).encode()).hexdigest()
     synthetic = any(part.about.get("synthetic") is True for part in parts)
-    samples = Samples(merged, tars, sizes.pop(), regions, digest, synthetic, tuple(files))
+    doubles = rows_of_all - len(merged["tar"])
+    samples = Samples(merged, tars, sizes.pop(), regions, digest, synthetic, tuple(files), doubles=doubles)
     return _without_bad(samples, [line for part in parts for line in part.skipped]) if skip_bad else samples
 
 
@@ -146,13 +146,10 @@ def _open_one(named: Path | str, skip_bad: bool, cache: Path, ranges: RangeCache
     if url and not fetch_small(f"{url}/shards.json", folder / "shards.json"):
         raise Problem("there are no shards here", where=url, fix="make shards REGION=… OUT=…")
     about = read_about(folder)
-    for name in (about["index"]["file"], *(shard["url"] for shard in about["shards"])):
-        if name in ("", ".", "..") or name != Path(str(name)).name:
-            raise Problem(f"'{name}' is not a file beside shards.json", where=url or str(folder), fix=AGAIN)
     path = folder / about["index"]["file"]
     if url:
         fetch_small(f"{url}/{path.name}", path)
-    table = _read_index(path, about["index"]["sha256"])
+    table = read_index(path, about)
     if url:
         return _bucket_part(url, folder, about, table, skip_bad, ranges)
     files, skipped = {}, []
@@ -174,8 +171,8 @@ def _bucket_part(
     """A folder in a bucket. Its tars are looked at if bad ones are to be skipped, else when they are read."""
     for shard in about["shards"]:
         # A name in the cache is made of it.
-        if not re.fullmatch("[0-9a-f]{64}", str(shard["sha256"])) or not isinstance(shard["bytes"], int):
-            raise Problem(f"shards.json has no sha256 or size of {shard['url']}", where=url, fix=AGAIN, code=4)
+        if not re.fullmatch("[0-9a-f]{64}", str(shard["sha256"])):
+            raise Problem(f"shards.json has no sha256 of {shard['url']}", where=url, fix=AGAIN, code=4)
     files, skipped = {}, []
     names = [str(shard["url"]) for shard in about["shards"]]
     found = sizes([f"{url}/{name}" for name in names]) if skip_bad else [shard["bytes"] for shard in about["shards"]]
@@ -192,18 +189,6 @@ def _bucket_part(
 
 def _left_out(wrong: Problem, shard: dict[str, Any]) -> str:
     return f"{wrong.what}: {_count(shard['nsamples'])} left out"
-
-
-def _read_index(path: Path, sha256: str) -> pa.Table:
-    if not path.exists():
-        raise Problem("the index is missing", where=str(path), fix="make shards again")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise Problem("the index is not the one shards.json names", where=str(path), fix="make shards again", code=4)
-    try:
-        return pq.ParquetFile(path).read()  # by name: see pipeline.tables.read_parquet
-    except pa.ArrowInvalid as error:
-        raise Problem(f"the index is damaged: {error}", where=str(path), fix="make shards again", code=4) from None
 
 
 def _without_bad(samples: Samples, skipped: list[str]) -> Samples:
@@ -224,33 +209,11 @@ def _count(samples: int) -> str:
     return f"{samples} sample{'' if samples == 1 else 's'}"
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """shards.json of a folder, its format version checked."""
-    path = folder / "shards.json"
-    if not path.exists():
-        raise Problem("there are no shards here", where=str(folder), fix="make shards REGION=…")
-    try:
-        about: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise Problem(f"shards.json is damaged: {error}", where=str(path), fix="make shards again", code=4) from None
-    if about.get("format_version") != FORMAT_VERSION:
-        raise Problem(
-            f"these shards are of format version {about.get('format_version')}, this program reads {FORMAT_VERSION}",
-            where=str(path),
-            fix="make shards again with this version",
-        )
-    if about.get("vocabulary") != list(CLASSES):
-        raise Problem(
-            "these shards have another vocabulary", where=str(path), fix="make shards again with this version"
-        )
-    return about
-
-
 def _unique(columns: dict[str, np.ndarray], files: list[TarFile]) -> dict[str, np.ndarray]:
     """Drop a chip's second row; a second row that says something else is an error naming both."""
     ids = columns["chip_id"].astype(str)
     for k in np.flatnonzero(ids[1:] == ids[:-1]) + 1:
-        for name in ("sha256", "label_mask", "known_mask", "split"):
+        for name in SAME:
             if columns[name][k] != columns[name][k - 1]:
                 places = " and ".join(files[columns["tar"][j]].name for j in (k - 1, k))
                 fix = "make the shards of both regions with the same sources, labels and split"

@@ -166,9 +166,11 @@ def published(path: Path) -> Iterator[int]:
                 said = {name: group.attrs[name] for name in ("crs", "timestamp", "labels")}
             return torch.from_numpy(image), torch.from_numpy(coords), ". ".join(said["labels"])
 
-    while True:
-        # A batch of it takes 800 kB a sample: as large as ours would be many at once.
-        yield from (len(b[2]) for b in DataLoader(Published(), 64, shuffle=True, num_workers=WORKERS, pin_memory=gpu()))
+    # One loader without end: a new one for each epoch would be timed with its processes' start. A batch of it takes
+    # 800 kB a sample: as large as ours would be many at once.
+    order = itertools.chain.from_iterable(np.random.default_rng(k).permutation(len(keys)) for k in itertools.count())
+    loading = DataLoader(Published(), 64, sampler=order, num_workers=WORKERS, pin_memory=gpu())
+    return (len(batch[2]) for batch in loading)
 
 
 def gpu() -> bool:

@@ -1,0 +1,295 @@
+"""Two runs at once: the second stops or waits and says for whom, a killed one blocks nobody, reading needs no lock."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from commands import run
+from conftest import ROOT
+from fake_shards import write_fake_shards
+from test_bad_input import cli
+from test_runner import hashes
+from world import World
+
+from harmonize import lock
+from harmonize.lock import LOCK, command_line, holder_of, locked
+from harmonize.problem import Problem
+from pipeline import lease, runner
+from pipeline.lease import only_writer
+from pipeline.store import Store
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "w", size_m=1200)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from harmonize.lock import locked
+sys.argv = ["/x/pipeline/__main__.py", "build", "a.toml", "--out", "s3://me:S3CRET@x/b?sig=S3CRET"]
+with locked(Path(FOLDER)):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that writes `out/tiny`."""
+    program = HOLDER.replace("FOLDER", repr(str(tmp_path / "out/tiny")))
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("words", [["build"], ["scenes"], ["redo", "scenes"]])
+def test_the_second_run_stops_and_says_who_writes(
+    words: list[str], other: subprocess.Popen[str], world: World, tmp_path: Path
+) -> None:
+    code, said = cli(*words, str(world.write()), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert (
+        f"another run is writing here: python -m pipeline build a.toml --out s3://x/b (process {other.pid} on " in said
+    )
+    assert "since 20" in said
+    assert "--wait" in said
+    assert "S3CRET" not in said + (tmp_path / "out/tiny/.lock").read_text()
+    assert [p.name for p in (tmp_path / "out/tiny").iterdir()] == [LOCK], "nothing was written"
+
+
+def test_a_killed_run_blocks_nobody(other: subprocess.Popen[str], world: World, tmp_path: Path) -> None:
+    other.kill()
+    other.wait()
+    assert (tmp_path / "out/tiny/.lock").exists()
+    code, said = cli("build", str(world.write()), "--out", str(tmp_path / "out"))
+    assert code == 0, said
+    assert not (tmp_path / "out/tiny/.lock").exists()
+
+
+def test_waiting(other: subprocess.Popen[str], world: World, tmp_path: Path) -> None:
+    threading.Timer(1.0, other.kill).start()
+    code, said = cli("build", str(world.write()), "--out", str(tmp_path / "out"), "--wait")
+    assert code == 0
+    assert said.startswith(f"waiting for another run in {tmp_path / 'out/tiny'}: python -m pipeline build a.toml")
+
+
+def test_reading_and_what_is_done_need_no_lock(world: World, tmp_path: Path) -> None:
+    manifest, out = world.write(), tmp_path / "out"
+    assert cli("build", str(manifest), "--to", "shards", "--out", str(out))[0] == 0
+    with locked(out / "tiny"):
+        for words in (["status"], ["verify"], ["build"], ["captions"], ["splits"], ["agreement"]):
+            code, said = cli(*words, str(manifest), "--out", str(out))
+            assert code == 0, said
+        assert cli("redo", "captions", str(manifest), "--out", str(out))[0] == 2
+        assert holder_of(out / "tiny") == lock.parse_holder((out / "tiny/.lock").read_bytes())
+    assert holder_of(out / "tiny") is None
+
+
+def test_a_run_that_fails_at_once_leaves_no_folder(world: World, tmp_path: Path) -> None:
+    manifest = world.write()
+    (world.root / "cogs/s2_0_B11.tif").unlink()
+    assert cli("scenes", str(manifest), "--out", str(tmp_path / "a/b/out"))[0] in (0, 2)
+    world.manifest = {"start": "2021-01-01", "end": "2021-12-31"}
+    assert cli("scenes", str(world.write_manifest()), "--out", str(tmp_path / "c/d/out"))[0] == 2
+    assert not (tmp_path / "c").exists()
+
+
+def test_where_nothing_can_be_written(world: World, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    code, said = cli("scenes", str(world.write()), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "cannot write here" in said
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with locked(tmp_path / "out"):
+        assert (tmp_path / "out/.lock").exists()
+    assert "no locks; run one command at a time" in capsys.readouterr().err
+
+
+def test_many_at_once_never_meet(tmp_path: Path) -> None:
+    """Threads that all wait for one lock, whose file and folder come and go."""
+    inside, met, turns = 0, [], 0
+
+    def work() -> None:
+        nonlocal inside, turns
+        for _ in range(20):
+            with locked(tmp_path / "a/b", wait=True):
+                inside += 1
+                met.append(inside)
+                turns += 1
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "POLL_S", 0.001)
+        patch.setattr(lock, "say_waiting", lambda *_: None)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+    assert turns == 80
+    assert set(met) == {1}
+    assert not list(tmp_path.rglob(".lock"))
+
+
+def test_what_was_typed() -> None:
+    assert command_line(["/c/train/__main__.py", "fit", "a b.toml"]) == "python -m train fit 'a b.toml'"
+    assert command_line(["/c/bin/pytest", "https://u:p@x.org/a?b=c"]) == "pytest https://x.org/a"
+    assert command_line([]) == "python"
+
+
+# Two runs at once, at random moments.
+
+
+def interleavings(tmp_path: Path, number: int, seed: int) -> list[dict[str, Any]]:
+    manifest = World(tmp_path / "w", size_m=600).write()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/interleaved.py"), str(manifest), str(tmp_path), str(number), str(seed)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check_interleavings(found: list[dict[str, Any]], score: Callable[[str, int, int], None]) -> None:
+    allowed = {"stop": ([0, 0], [0, 2], [2, 0]), "wait": ([0, 0],), "killed": ([0, 0], [-9, 0], [2, 0])}
+    allowed["wait"] = (*allowed["wait"], [2, 0])  # the first does not wait for the second
+    good = [one["equal"] and one["codes"] in allowed[one["how"]] for one in found]
+    score("two runs at once", sum(good), len(good))
+    assert all(good), [one for one, fine in zip(found, good, strict=True) if not fine]
+
+
+def test_two_runs_at_random_moments(tmp_path: Path, score: Callable[[str, int, int], None]) -> None:
+    found = interleavings(tmp_path, 8, 0)
+    check_interleavings(found, score)
+    assert any(2 in one["codes"] for one in found), "some met"
+
+
+@pytest.mark.soak
+def test_a_hundred_pairs_of_runs(tmp_path: Path, score: Callable[[str, int, int], None]) -> None:
+    check_interleavings(interleavings(tmp_path, 100, 1), score)
+
+
+# A bucket has no locks.
+
+
+@pytest.fixture
+def bucket() -> Iterator[Store]:
+    store = Store("memory://bucket/tiny")
+    yield store
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_a_lease_keeps_others_out_and_ends(bucket: Store, capsys: Any) -> None:
+    with only_writer(bucket):
+        with pytest.raises(Problem, match="another run is writing here: ") as caught, only_writer(bucket):
+            pass
+        assert "not renewed it for 3 minutes" in caught.value.fix
+    assert not bucket.exists(LOCK)
+    with only_writer(bucket):
+        done = threading.Timer(0.5, bucket.remove, [LOCK])
+        done.start()
+        with only_writer(bucket, wait=True):
+            pass
+    assert "waiting for another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["old", "gone", "broken"])
+def test_a_dead_lease_is_taken_over(how: str, bucket: Store) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    about = {"host": "elsewhere", "pid": 1, "since": "?", "command": "x", "token": "t", "renewed": time.time()}
+    about |= {"old": {"renewed": time.time() - 200}, "gone": {"host": lock.socket.gethostname(), "pid": gone.pid}}.get(
+        how, {}
+    )
+    bucket.write(LOCK, b"{" if how == "broken" else json.dumps(about).encode())
+    with only_writer(bucket):
+        assert json.loads(bucket.read(LOCK))["pid"] == os.getpid()
+
+
+def test_a_lease_is_renewed_until_it_is_lost(bucket: Store, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(lease, "RENEW_S", 0.02)
+    with only_writer(bucket):
+        first = json.loads(bucket.read(LOCK))["renewed"]
+        time.sleep(0.3)
+        renewed = json.loads(bucket.read(LOCK))
+        assert renewed["renewed"] > first
+        bucket.write(LOCK, json.dumps(renewed | {"token": "another", "command": "theirs"}).encode())
+        time.sleep(0.3)
+    assert json.loads(bucket.read(LOCK))["token"] == "another", "theirs stays"  # noqa: S105
+    assert "another run has taken over" in capsys.readouterr().err
+
+
+def test_a_bucket_is_built_under_a_lease(bucket: Store, world: World) -> None:
+    region, _ = runner.load(world.write(), "memory://bucket")
+    with only_writer(bucket), pytest.raises(Problem, match="another run"):
+        runner.run_upto(region, bucket, "scenes", quiet=True)
+    assert runner.run_upto(region, bucket, "scenes", quiet=True)
+    assert not bucket.exists(LOCK)
+
+
+# Training.
+
+
+RECIPE = """
+name = "short"
+log_steps = 1
+[vision]
+s2 = "test_resnet"
+s1 = "test_resnet"
+[text]
+tower = "open_clip"
+weights = "none"
+pooling = "eot"
+context = 16
+width = 32
+layers = 1
+heads = 2
+[optim]
+steps = 1
+"""
+
+
+def test_one_call_trains_a_run(tmp_path: Path) -> None:
+    shards = write_fake_shards(tmp_path / "shards", {("train", "s2"): 20, ("train", "s1"): 20})
+    (tmp_path / "short.toml").write_text(RECIPE)
+    words = ["train", "fit", str(tmp_path / "short.toml"), str(shards), "--runs", str(tmp_path), "--run", "r"]
+    with locked(tmp_path / "r"):
+        said = run(*words)
+        assert said.returncode == 2
+        assert "another run is writing here" in said.stderr
+        release = threading.Timer(1.0, (tmp_path / "r/.lock").unlink)
+        release.start()
+        said = run(*words, "--wait")
+        assert said.returncode == 0, said.stderr
+        assert "waiting for another run" in said.stderr
+    assert not (tmp_path / "r/.lock").exists()
+    with locked(tmp_path / "r"):
+        assert "finished" in run(*words).stderr, "what is done needs no lock"
+
+
+def test_hashes_see_a_lock(tmp_path: Path) -> None:
+    """The comparison above would see a lock that is left."""
+    with locked(tmp_path):
+        assert LOCK in hashes(tmp_path)
