@@ -18,6 +18,8 @@ from harmonize.secrets import redacted
 
 TRIES = 6
 """Of what may go away (a time-out, a refusal under load): with the waits between them, half a minute."""
+TRIES_FIRST = 2
+"""When a folder is opened: whoever called waits for the answer, and may have mistyped the address."""
 WAIT_S = 0.5
 """Before the second try; twice as long before each further one, and up to a half more by chance: ranks of a run would
 come back all at once otherwise."""
@@ -66,7 +68,7 @@ def fetch_small(url: str, target: Path) -> bool:
     """A fresh copy of a small file of a bucket; False where there is none."""
     fs, path = file_system(url)
     try:
-        data = _tried(url, fs.cat_file, path)
+        data = _tried(url, fs.cat_file, path, TRIES_FIRST)
     except FileNotFoundError:
         target.unlink(missing_ok=True)
         return False

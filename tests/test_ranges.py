@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,24 @@ def test_the_loader_s_order_and_pixels_are_those_of_local_shards(bucket: Bucket,
                 assert all(mine.arrays[n].tobytes() == theirs.arrays[n].tobytes() for n in mine.arrays)
         assert bool(requests()) == (epoch == 0)
         forget()
+
+
+def test_batches_that_are_read_ahead_are_fetched_at_the_same_time(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four threads where nothing else is said: each waits until another one has asked too, or for too long."""
+    together = threading.Barrier(2, timeout=30)
+
+    def meeting(path: str, start: int, data: bytes) -> bytes:
+        if not together.broken and len(requests()) <= 2:
+            together.wait()
+        return data
+
+    samples = bucket.open()
+    fault(monkeypatch, meeting)
+    with all_of(samples, 15, CPU) as chunks:
+        assert sum(len(chunk.rows) for chunk in chunks) == 30
+    assert not together.broken, "the first two batches were asked for at once"
 
 
 def test_two_folders_in_one_batch(bucket: Bucket, tmp_path: Path) -> None:
