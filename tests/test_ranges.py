@@ -7,6 +7,7 @@ import errno
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -30,10 +31,12 @@ from harmonize.vocabulary import CLASSES
 from pipeline.sample import arrays_sha256
 from train import bucket as bucket_of
 from train import range_cache
+from train.batches import Batches
 from train.bucket import joined
 from train.label_sheet import Shares, clearest
-from train.loader import Loading, all_of
+from train.loader import Loading, all_of, training_loader
 from train.reader import Reader
+from train.recipe import Data
 from train.resident import bytes_of
 from train.shards import Samples, open_shards
 
@@ -130,6 +133,18 @@ def test_the_loader_s_order_and_pixels_are_those_of_local_shards(bucket: Bucket,
                 assert all(mine.arrays[n].tobytes() == theirs.arrays[n].tobytes() for n in mine.arrays)
         assert bool(requests()) == (epoch == 0)
         forget()
+
+
+def test_training_batches_are_those_of_local_shards(bucket: Bucket, shards: Path) -> None:
+    loaders = []
+    for folder in (shards, URL):
+        samples = open_shards([folder], cache=bucket.cache).of("train")
+        batches = Batches(samples, Data(batch_size=8, sampling="balanced"), seed=3)
+        loaders.append(training_loader(batches, range(2, 12), CPU))
+    with loaders[0] as local, loaders[1] as remote:
+        for mine, theirs in zip(local, remote, strict=True):
+            assert mine.texts == theirs.texts
+            assert all(mine.arrays[n].tobytes() == theirs.arrays[n].tobytes() for n in mine.arrays)
 
 
 def test_batches_that_are_read_ahead_are_fetched_at_the_same_time(
@@ -522,6 +537,18 @@ def test_marks_of_an_earlier_start_of_the_machine_are_checked(bucket: Bucket, mo
     read(bucket.open())
 
 
+def test_a_kept_file_of_anything_is_not_believed(bucket: Bucket) -> None:
+    read(bucket.open())
+    (path,) = bucket.cache.rglob("*.ranges")
+    path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size))
+    forget()
+    read(bucket.open())
+    assert len(requests()) == 1
+    forget()
+    read(bucket.open())
+    assert not requests()
+
+
 def test_a_kept_file_of_another_size_is_made_anew(bucket: Bucket) -> None:
     read(bucket.open())
     (path,) = bucket.cache.rglob("*.ranges")
@@ -615,6 +642,32 @@ def test_a_full_disk_ends_no_run(
     forget()
     read(bucket.open())
     assert not requests(), "with space again, all is kept"
+
+
+def test_a_limit_of_the_system_ends_no_run(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not played: the system itself refuses the file."""
+    samples, before = bucket.open(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        read(samples)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "File too large" in capsys.readouterr().err
+    read(bucket.open())
+    forget()
+    read(bucket.open())
+    assert not requests()
+
+
+def test_rounds_bound_what_is_in_memory(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = bucket.open()
+    one = bytes_of(samples) // len(samples)
+    monkeypatch.setattr("train.ranges.AT_ONCE", 4 * one + 4096)
+    monkeypatch.setattr(bucket_of, "GAP", 0)
+    read(samples)
+    per_round = np.array([end - start for _, start, end in requests()])
+    assert per_round.max() <= 4 * one + 4096
+    assert len(requests()) >= 30 // 5
 
 
 def test_the_last_gigabyte_of_a_disk_is_not_ours(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ reached the disk and its bytes may not, so those of an earlier start say only th
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
@@ -40,6 +41,8 @@ STEP = 256 << 20
 bound may be passed by as much for each process."""
 FULL_S = 30.0
 """Seconds before a full cache is looked at again."""
+OPENINGS = 100
+"""Of a file that other processes remove meanwhile: more are no chance."""
 
 
 class KeptTar:
@@ -165,7 +168,7 @@ def _kept(root: Path) -> Iterator[tuple[float, int, Path]]:
 
 def _opened(path: Path, whole: int) -> BinaryIO:
     """The file of a kept tar, made where it is not there, with a lock that says that it is in use."""
-    while True:
+    for _ in range(OPENINGS):
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
         try:
             _lock(file, fcntl.LOCK_SH)
@@ -180,6 +183,7 @@ def _opened(path: Path, whole: int) -> BinaryIO:
             file.close()
             raise
         file.close()  # removed by another process, between its opening and its lock
+    raise OSError(errno.EAGAIN, "its files are removed as they are made", str(path))
 
 
 def _removed(path: Path) -> bool:

@@ -58,11 +58,13 @@ def fetched(files: Sequence[TarFile], samples: Sequence[Wanted], check: Check) -
     Raises Problem, naming chip and tar, for what cannot be had, and for a sample that came damaged twice.
     """
     some: list[Wanted] = []
+    size = 0
     for sample in samples:
-        if some and sum(one.size for one in some) + sample.size > AT_ONCE:
+        if some and size + sample.size > AT_ONCE:
             yield _fetched(files, some, check)
-            some = []
+            some, size = [], 0
         some.append(sample)
+        size += sample.size
     if some:
         yield _fetched(files, some, check)
 
