@@ -549,6 +549,21 @@ def test_a_kept_file_of_anything_is_not_believed(bucket: Bucket) -> None:
     assert not requests()
 
 
+def test_a_kept_array_that_was_damaged_since_is_fetched_again(bucket: Bucket) -> None:
+    samples = bucket.open()
+    read(samples)
+    (path,) = bucket.cache.rglob("*.ranges")
+    with path.open("r+b") as file:
+        file.seek(int(samples["offset_20m"][4]) + 3)
+        file.write(b"junk")
+    forget()
+    read(samples.where(np.arange(8)))
+    assert requests()
+    forget()
+    read(samples)
+    assert not requests()
+
+
 def test_a_kept_file_of_another_size_is_made_anew(bucket: Bucket) -> None:
     read(bucket.open())
     (path,) = bucket.cache.rglob("*.ranges")

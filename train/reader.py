@@ -124,7 +124,6 @@ class Reader:
             finally:
                 # After the reading, good or bad: a tar that was replaced may look damaged, and is said to be replaced.
                 samples.files[tar].check_same()
-
         self._copy_fetched(places, missing, batch)
 
     def _copy_kept(self, places: Places, tar: int, ks: list[int], batch: list[np.ndarray]) -> list[int]:
@@ -138,7 +137,10 @@ class Reader:
         for k in ks:
             (there if self._is_kept(places, k, kept) else missing).append(k)
         places.ask_for(there, kept.bytes)
-        self._copy(places, there, np.frombuffer(kept.bytes, np.uint8), batch)
+        try:
+            self._copy(places, there, np.frombuffer(kept.bytes, np.uint8), batch)
+        except Problem:  # the file was damaged since: what it should have is fetched again
+            return ks
         return missing
 
     def _is_kept(self, places: Places, k: int, kept: KeptTar) -> bool:
