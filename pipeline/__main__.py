@@ -56,7 +56,7 @@ def build(
     retry_failed: RetryFailed = False,
 ) -> None:
     """Run every stage up to --to that is not up to date, and say why."""
-    from pipeline import runner
+    from pipeline import runner, states
     from pipeline.cluster import Scheduler
 
     _known(to)
@@ -66,7 +66,7 @@ def build(
         for path in regions:
             region, store = runner.load(path, out)
             done = runner.run_upto(region, store, to, scheduler=jobs, wait=wait, retry_failed=retry_failed)
-            failed += runner.failed_rows(store, to)
+            failed += states.failed_rows(store, to)
             if not done:
                 runner.say(f"{region.name}: everything up to {to} is up to date")
     _leave(failed)
@@ -82,7 +82,7 @@ def redo(
     wait: Wait = False,
 ) -> None:
     """Run a stage and everything after it again, nothing before it."""
-    from pipeline import runner
+    from pipeline import runner, states
     from pipeline.cluster import Scheduler
 
     _known(stage)
@@ -90,18 +90,18 @@ def redo(
     loaded, store = runner.load(region, out)
     with Scheduler(scheduler) as jobs:
         runner.redo(loaded, store, stage, to, scheduler=jobs, wait=wait)
-    _leave(runner.failed_rows(store, to))
+    _leave(states.failed_rows(store, to))
 
 
 @app.command()
 def status(regions: Annotated[list[Path], typer.Argument(help="manifests")], out: Out = DATA) -> None:
     """Which stages of a region are up to date, and why the others are not."""
-    from pipeline import runner
+    from pipeline import runner, states
 
     for path in regions:
         region, store = runner.load(path, out)
         print(f"{region.name}  ({store.root})")
-        for name, state in runner.states(region, store, "shards").items():
+        for name, state in states.states(region, store, "shards").items():
             r = state.receipt
             rows = f"{r.kept} of {r.rows_in} rows" if r else ""
             print(f"  {name:<9} {state.reason or 'up to date':<44} {rows}")
@@ -311,7 +311,7 @@ def shards(
 def _run_stage(
     region: Path, out: str, name: str, scheduler: str, wait: bool = False, retry_failed: bool = False
 ) -> None:
-    from pipeline import runner
+    from pipeline import runner, states
     from pipeline.cluster import Scheduler
 
     loaded, store = runner.load(region, out)
@@ -319,7 +319,7 @@ def _run_stage(
         receipt = runner.run_alone(loaded, store, name, scheduler=jobs, wait=wait, retry_failed=retry_failed)
     if receipt is None:
         runner.say(f"{loaded.name}: {name} is up to date")
-    _leave(runner.failed_rows(store, name) if name in runner.READING else 0)
+    _leave(states.failed_rows(store, name) if name in states.READING else 0)
 
 
 for _name, _does in (

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 from harmonize.secrets import SIGNATURES
 
 PAID = "requester-pays+"
-"""Before a scheme: the reader pays for what he reads, and GDAL has to say so (see `raster.options_of`)."""
+"""Before a scheme: the reader pays for what he reads, and GDAL has to say so (see `opening.options_of`)."""
 
 _USER = re.compile(r"://[^/?#]*@")
 """`user:password@` before a host."""

@@ -92,6 +92,19 @@ class Bucket:
             fs.pipe_file(path, data)
         self._check_arrived(path, len(data))
 
+    def create_file(self, path: str, data: bytes) -> bool:
+        """Write an object where there is none of that name; whether we did. What a store answers to a condition that
+        does not hold is an error of its own kind, so what is there then decides."""
+        with self._writing(path) as fs:
+            try:
+                fs.pipe_file(path, data, mode="create")
+            except Exception:
+                fs.invalidate_cache()
+                if fs.exists(path):
+                    return False
+                raise
+        return True
+
     def put_file(self, local: str, path: str) -> None:
         with self._writing(path) as fs:
             fs.put_file(local, path)

@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harmonize.problem import Problem
-from pipeline.raster import (
-    MARGIN_PX,
-    Target,
-    UnreadableRaster,
-    bounds_in,
-    check_window,
-    named,
-    open_raster,
-    options_of,
-    unreadable,
-)
+from pipeline.opening import UnreadableRaster, check_window, named, open_raster, options_of, unreadable
+from pipeline.raster import MARGIN_PX, Target, bounds_in
 from pipeline.source import Source
 
 if TYPE_CHECKING:

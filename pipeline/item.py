@@ -154,6 +154,8 @@ def stored(href: str, work: Work) -> str:
 
 def raster_place(item: Item, source: Source, href: str, work: Work, use: Imagery) -> tuple[int, list[float]]:
     """EPSG and bounds of the reference band's raster, from proj:* or else from the file's header."""
+    from pipeline import opening
+
     asset = item["assets"][source.assets[reference_band(source)]]
     p = item["properties"] | {k: v for k, v in asset.items() if v is not None}
     code = str(p.get("proj:code") or "")
@@ -163,11 +165,10 @@ def raster_place(item: Item, source: Source, href: str, work: Work, use: Imagery
     t, shape = p.get("proj:transform"), p.get("proj:shape")
     if epsg and t and shape:
         return int(epsg), [t[2], t[5] + t[4] * shape[0], t[2] + t[0] * shape[1], t[5]]
-    from pipeline import raster
 
     try:
-        head = work.read(href, use.source, raster.header)
-    except raster.UnreadableRaster as error:
+        head = work.read(href, use.source, opening.header)
+    except opening.UnreadableRaster as error:
         raise Problem(f"a raster's header cannot be read: {error}", where=name_of(item), fix="mend the file") from None
     if head.epsg is None:
         raise Problem("a raster's CRS has no EPSG code", where=name_of(item), fix="add proj:epsg to the item")

@@ -32,7 +32,7 @@ def measure(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, M
     Nodata is left out, so shares may sum to less than 1. A raster that cannot be read costs the cells that it may
     touch; one on a disk may be damaged in one block, so that it is tried cell by cell.
     """
-    from pipeline.raster import UnreadableRaster
+    from pipeline.opening import UnreadableRaster
 
     if is_vector(files[0]):
         yield from _measure_vectors(files, cells)
@@ -49,13 +49,13 @@ def measure(files: list[LabelFile], cells: list[Cell]) -> Iterator[tuple[Cell, M
 
 def check_openable(files: list[LabelFile]) -> None:
     """Problem for a raster that the manifest names and that cannot be opened: it is the wrong file for all cells."""
-    from pipeline import raster, remote
+    from pipeline import opening, remote
 
     for file in files:
         if file.footprint is None and not is_vector(file):
             try:
-                remote.read(file.href, file.source.sign, raster.header)
-            except raster.UnreadableRaster as error:
+                remote.read(file.href, file.source.sign, opening.header)
+            except opening.UnreadableRaster as error:
                 what = f"a label raster cannot be read: {error}"
                 raise Problem(what, where=file.where, fix="mend the file, or fetch it again") from None
 

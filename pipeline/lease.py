@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harmonize.lock import LOCK, POLL_S, Holder, locked, say_waiting, taken, this_process
+from harmonize.problem import Problem
 
 if TYPE_CHECKING:
     from pipeline.store import Store
@@ -85,8 +86,9 @@ def _renew(store: Store, mine: dict[str, Any], ended: threading.Event) -> None:
                 print(f"another run has taken over {store.root}: {_holder(found or {})}", file=sys.stderr, flush=True)
                 return
             store.write(LOCK, _bytes(mine))
-        except OSError as error:
-            print(f"{store.root}: the lease could not be renewed ({type(error).__name__})", file=sys.stderr, flush=True)
+        except (OSError, Problem) as error:
+            said = str(error).splitlines()[0]
+            print(f"{store.root}: the lease could not be renewed: {said}", file=sys.stderr, flush=True)
 
 
 def _bytes(lease: dict[str, Any]) -> bytes:

@@ -1,6 +1,6 @@
 """Rasters over a network: opened as their source says, tried again, and never by what GDAL remembers of a failure.
 
-GDAL itself tries a request again (`raster.GDAL_OPTIONS`), but keeps what it saw of a file by its address: after a
+GDAL itself tries a request again (`opening.GDAL_OPTIONS`), but keeps what it saw of a file by its address: after a
 failed open the next one fails without a question ("not recognized as being in a supported file format", rasterio#2119),
 and after a cut answer the file stays cut. So a file that failed is opened under another name for the same address.
 """
@@ -31,7 +31,7 @@ HTTP = ("http://", "https://")
 
 def most_requests() -> int:
     """Of a raster that fails in one place: GDAL splits a request there once, and tries each part again by itself."""
-    from pipeline.raster import GDAL_OPTIONS
+    from pipeline.opening import GDAL_OPTIONS
 
     return PATIENCE.tries * 2 * (1 + int(GDAL_OPTIONS["GDAL_HTTP_MAX_RETRY"]))
 
@@ -46,7 +46,7 @@ def read(href: str, sign: str, reader: Callable[[str], T]) -> T:
 
     Raises UnreadableRaster, which says how often it was tried, and Problem where the signing service does not answer.
     """
-    from pipeline.raster import UnreadableRaster, forget
+    from pipeline.opening import UnreadableRaster, forget
 
     if "://" not in href:
         return reader(href)
@@ -77,7 +77,7 @@ def read(href: str, sign: str, reader: Callable[[str], T]) -> T:
 def _renamed(address: str, failures: int) -> str:
     """The same address under a name that GDAL has no memory of: a fragment is not sent to the server (RFC 9110, 4.2.5).
 
-    Addresses of buckets have none; their failures are forgotten by `raster.forget`.
+    Addresses of buckets have none; their failures are forgotten by `opening.forget`.
     """
     return f"{address}#{failures}" if failures and address.startswith(HTTP) else address
 

@@ -7,7 +7,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ from pipeline import tables
 from pipeline.cluster import SERIAL, Scheduler
 from pipeline.lease import only_writer
 from pipeline.receipt import (
-    UNREADABLE,
     Outside,
     Receipt,
     canonical,
@@ -27,30 +25,18 @@ from pipeline.receipt import (
     read_receipt,
     receipt_name,
     versions_here,
-    why_none,
     write_receipt,
 )
 from pipeline.region import Region, load_region
 from pipeline.retry import drain, retries_told
 from pipeline.sandbox import folder_of
 from pipeline.stages import STAGES, Stage, after, upto
+from pipeline.states import State, base_of, identities, states, why_run
 from pipeline.store import Store
 from pipeline.work import Work
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-READING = ("screen", "pixels", "labels")
-"""Stages that read files which may be damaged, and go on without what they could not read."""
-
-
-@dataclass(frozen=True)
-class State:
-    """Where a stage stands: its receipt, and why it has to run (None: it is up to date)."""
-
-    receipt: Receipt | None
-    reason: str | None
 
 
 class _Tables(Mapping[str, "pa.Table"]):
@@ -89,71 +75,6 @@ def open_store(out: str, region: Region) -> Store:
     return Store(f"{out.rstrip('/')}/{region.name}")
 
 
-def states(region: Region, store: Store, last: str) -> dict[str, State]:
-    """Where every stage up to `last` stands. A stage after a stale one is stale too."""
-    found: dict[str, State] = {}
-    for stage in upto(last):
-        upstream = next((name for name in stage.reads if found[name].reason), None)
-        receipt = read_receipt(store, stage.name)
-        reason = f"{upstream} is not up to date" if upstream and receipt else None
-        if receipt is None:
-            reason = why_none(store, stage.name)
-        found[stage.name] = State(receipt, reason or _stale(stage, receipt, region, store, found))
-    return found
-
-
-def _stale(stage: Stage, receipt: Receipt | None, region: Region, store: Store, found: dict[str, State]) -> str | None:
-    """Why a receipt no longer holds, as one short sentence; None when it holds."""
-    if receipt is None:
-        return "it has not run yet"
-    if receipt.version != stage.version:
-        return f"stage version {receipt.version} -> {stage.version}"
-    wanted = json.loads(canonical(stage.params(region)))
-    for key in sorted(set(wanted) | set(receipt.params)):
-        if wanted.get(key) != receipt.params.get(key):
-            return f"'{key}' changed in the manifest"
-    for name, identity in _identities(stage, found).items():
-        if receipt.inputs.get(name) != identity:
-            return f"{name} changed"
-    changed = _changed_outside(stage, receipt, region)
-    if changed:
-        return changed
-    return next(filter(None, (_cut_off(store, name, receipt.sizes.get(name)) for name in receipt.outputs)), None)
-
-
-def _cut_off(store: Store, name: str, written: int | None) -> str | None:
-    """Whether an output is missing or has another size; its bytes are read by `verify` alone."""
-    size = store.size(name)
-    if size is None:
-        return f"{name} is missing"
-    return f"{name} has {size} bytes, {written} were written" if written not in (None, size) else None
-
-
-def _identities(stage: Stage, found: dict[str, State]) -> dict[str, str]:
-    return {name: r.identity for name in stage.reads if (r := found[name].receipt)}
-
-
-def _base(region: Region) -> Path:
-    """Where outside files are named from: the manifest's folder, without links, so that `..` leads where it says."""
-    return region.path.parent.resolve()
-
-
-def _changed_outside(stage: Stage, receipt: Receipt, region: Region) -> str | None:
-    base = _base(region)
-    recorded = {o.path: base / o.path for o in receipt.outside}
-    gone = next((name for name, path in recorded.items() if not path.exists()), None)
-    if gone:
-        return f"{gone} is gone"
-    named = look_at([*stage.outside(region), *recorded.values()], base, receipt)
-    before = {o.path: o.sha256 for o in receipt.outside}
-    for seen in named:
-        if seen.path not in before:
-            return f"{seen.path} is new"
-        if before[seen.path] != seen.sha256:
-            return f"{seen.path} changed"
-    return None
-
-
 def run_alone(
     region: Region,
     store: Store,
@@ -167,7 +88,7 @@ def run_alone(
 
     Refuses on a missing or stale input, and where another run writes the region, unless we `wait` for it.
     """
-    if _reason(name, _ready(region, store, name)[name], retry_failed) is None:
+    if why_run(name, _ready(region, store, name)[name], retry_failed) is None:
         return None  # without the lock: what is done may lie where nothing can be written
     with only_writer(store, wait):
         return _alone(region, store, name, quiet, scheduler, retry_failed)
@@ -177,7 +98,7 @@ def _alone(
     region: Region, store: Store, name: str, quiet: bool, scheduler: Scheduler, retry_failed: bool = False
 ) -> Receipt | None:
     found = _ready(region, store, name)
-    if _reason(name, found[name], retry_failed) is None:
+    if why_run(name, found[name], retry_failed) is None:
         return None
     return _run(STAGES[name], region, store, found, quiet, scheduler)
 
@@ -202,7 +123,7 @@ def run_upto(
 ) -> list[Receipt]:
     """Run whatever is not up to date, from the first stage to `last`; the receipts of what ran. `retry_failed`: also
     what is, but has rows that could not be read. Raises Problem where another run writes, unless we `wait` for it."""
-    if not any(_reason(name, state, retry_failed) for name, state in states(region, store, last).items()):
+    if not any(why_run(name, state, retry_failed) for name, state in states(region, store, last).items()):
         return []  # without the lock: what is done may lie where nothing can be written
     done = []
     with only_writer(store, wait):
@@ -210,22 +131,11 @@ def run_upto(
             _check_files(region)
         for stage in upto(last):
             found = states(region, store, stage.name)
-            reason = _reason(stage.name, found[stage.name], retry_failed)
+            reason = why_run(stage.name, found[stage.name], retry_failed)
             if reason:
                 say(f"{stage.name}: {reason}")
                 done.append(_run(stage, region, store, found, quiet, scheduler))
     return done
-
-
-RETRIED = ("screen", "pixels", "labels")
-"""Stages that read archives: what cannot be read fails there, and those after them only inherit it."""
-
-
-def _reason(name: str, state: State, retry_failed: bool) -> str | None:
-    """Why a stage is to run: it is not up to date, or rows that failed are to be tried again."""
-    own = state.receipt if retry_failed and name in RETRIED else None
-    failed = own.dropped.get(UNREADABLE, 0) if own else 0
-    return state.reason or (f"{failed} rows could not be read and are tried again" if failed else None)
 
 
 def _check_files(region: Region) -> None:
@@ -293,13 +203,13 @@ def _run(
     if before and found[stage.name].reason is None:
         store.remove(receipt_name(stage.name))  # its rows are tried again: until they are, it says nothing
     files = [*stage.outside(region), *stage.outside_of_inputs(work)]
-    seen = look_at(files, _base(region), before)
-    work.digests = {str((_base(region) / o.path).resolve()): o.sha256 for o in seen}
+    seen = look_at(files, base_of(region), before)
+    work.digests = {str((base_of(region) / o.path).resolve()): o.sha256 for o in seen}
     drain()
     with doing(lambda: f"stage {stage.name} of {region.name}"):
         outcome = stage.run(work)
     retried = work.retried + drain()
-    seen = look_at([*files, *outcome.outside], _base(region), _with(before, seen))
+    seen = look_at([*files, *outcome.outside], base_of(region), _with(before, seen))
     outputs = dict(outcome.files)
     dropped, kept = outcome.dropped, outcome.kept
     if outcome.table is not None:
@@ -315,7 +225,7 @@ def _run(
         stage=stage.name,
         version=stage.version,
         params=json.loads(canonical(stage.params(region))),
-        inputs=_identities(stage, found),
+        inputs=identities(stage, found),
         outside=seen,
         outputs=dict(sorted(outputs.items())),
         rows_in=outcome.rows_in,
@@ -342,13 +252,6 @@ def _ensure_worlds(region: Region, work: Work) -> None:
             work.store.make()
             with locked(region.world, wait=True):  # of another region, that draws the same world
                 build_world(size, region.world, work.jobs)
-
-
-def failed_rows(store: Store, last: str) -> int:
-    """Candidates, chips and labels of cells that could not be read, as opposed to those that a rule dropped. They stay
-    so until that stage is redone."""
-    receipts = [read_receipt(store, stage.name) for stage in upto(last) if stage.name in READING]
-    return sum(receipt.dropped.get(UNREADABLE, 0) for receipt in receipts if receipt)
 
 
 def _with(before: Receipt | None, seen: tuple[Outside, ...]) -> Receipt:

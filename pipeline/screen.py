@@ -115,7 +115,7 @@ def _screen_scene(
     """
     scene, cells, content = argument
     rows, name = _candidates(scene, cells, content)
-    from pipeline.raster import UnreadableRaster
+    from pipeline.opening import UnreadableRaster
 
     try:
         return name, _write(work, name, rows, scene), len(rows), None
@@ -191,7 +191,7 @@ def _write(work: Work, name: str, rows: list[dict[str, Any]], scene: dict[str, A
 
 def _add_scene_classes(rows: list[dict[str, Any]], href: str) -> None:
     """Fill in the share of each SCL class; a cell's pixels outside the raster count as class 0, no data."""
-    from pipeline import raster
+    from pipeline import opening, raster
     from pipeline.grid import parse_cell
 
     cells = [(row, parse_cell(row["cell"])) for row in rows]
@@ -203,7 +203,7 @@ def _add_scene_classes(rows: list[dict[str, Any]], href: str) -> None:
         bounds = (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))
         read = raster.read_window(href, bounds, epsg)
         if read is not None and read.dtype.kind not in "iu":
-            raise raster.UnreadableRaster(f"{raster.named(href)}: holds {read.dtype} values, which are no classes")
+            raise opening.UnreadableRaster(f"{opening.named(href)}: holds {read.dtype} values, which are no classes")
         strip = None if read is None else raster.pixels_of(read)
         for row, cell in members:
             west, _, _, north = cell.bounds

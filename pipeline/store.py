@@ -78,13 +78,7 @@ class Store:
     def create(self, name: str, data: bytes) -> bool:
         """Write a small object of a bucket where there is none of that name; whether we did. Stores that cannot create
         if absent write over it when they do not see it."""
-        try:
-            self._fs.pipe_file(self.path(name), data, mode="create")
-        except OSError:  # FileExistsError, or what a store answers to a condition that does not hold
-            if self.exists(name):
-                return False
-            raise
-        return True
+        return bool(self._fs.create_file(self.path(name), data))
 
     def draft(self, name: str) -> Path:
         """A local file to write a large output into before `adopt` puts it in its place."""

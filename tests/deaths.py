@@ -143,8 +143,9 @@ def _changing(life: Life, kind: str) -> Callable[..., Any]:
     plain = getattr(os, kind)
 
     def changed(path: Any, *rest: Any, **more: Any) -> Any:
-        name = life.name(path)
-        if name is not None and os.path.lexists(path):
+        where = f"/proc/self/fd/{path}" if isinstance(path, int) else path
+        name = life.name(os.readlink(where) if isinstance(path, int) else path)
+        if name is not None and os.path.lexists(where):
             life.step("unlink" if kind == "remove" else kind, name)
             life.written.pop(name, None)
         return plain(path, *rest, **more)

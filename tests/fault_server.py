@@ -25,7 +25,7 @@ import planetary_computer.settings
 import pytest
 from stub_stac import StubStac
 
-from pipeline import raster, remote
+from pipeline import opening, remote
 from pipeline.retry import Patience
 
 KINDS = ("search", "sign", "raster", "download")
@@ -270,7 +270,7 @@ def hurried(patch: pytest.MonkeyPatch, host: str) -> None:
     patch.setattr("pipeline.remote.PATIENCE", Patience(tries=remote.PATIENCE.tries, sleep=lambda _: None))
     quick = {"GDAL_HTTP_RETRY_DELAY": "0.01", "GDAL_HTTP_TIMEOUT": "0.3", "GDAL_HTTP_MAX_RETRY": str(GDAL_TRIES)}
     for key, value in quick.items():
-        patch.setitem(raster.GDAL_OPTIONS, key, value)
+        patch.setitem(opening.GDAL_OPTIONS, key, value)
     patch.setattr("planetary_computer.sas.BLOB_STORAGE_DOMAIN", host)
     patch.setenv("PC_SDK_SAS_URL", f"http://{host}/sas")
     patch.setattr("pipeline.signing.YOUNG_S", 0.0)

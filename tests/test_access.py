@@ -19,7 +19,7 @@ import pytest
 from world import World
 
 from harmonize.problem import Problem
-from pipeline import raster, runner
+from pipeline import opening, raster, runner
 from pipeline.access import PAID, is_signed, reachable, unsigned
 from pipeline.retry import Patience
 
@@ -133,8 +133,8 @@ def test_a_signing_service_that_refuses_is_told(files: Files) -> None:
 
 
 def test_messages_of_unreadable_rasters_hold_no_signature(files: Files) -> None:
-    with pytest.raises(raster.UnreadableRaster) as caught:
-        raster.open_raster(f"http://{files.host}/c/none.tif?se=1&sig=SECRET/and/more")
+    with pytest.raises(opening.UnreadableRaster) as caught:
+        opening.open_raster(f"http://{files.host}/c/none.tif?se=1&sig=SECRET/and/more")
     assert "SECRET" not in str(caught.value)
     assert "more" not in str(caught.value)
     assert "none.tif" in str(caught.value)
@@ -186,5 +186,5 @@ def test_reading_at_the_readers_cost_is_said_to_the_bucket(
     assert set(files.payers) == {"requester"}
     files.payers.clear()
     world.tif(tmp_path / "b.tif", world.pixels(1, 10), 10)
-    raster.header(reachable("s3://bucket/b.tif", "none"))
+    opening.header(reachable("s3://bucket/b.tif", "none"))
     assert set(files.payers) == {None}, "nobody pays who has not said so"

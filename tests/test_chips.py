@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from world import World
 
-from pipeline import runner
+from pipeline import runner, states
 from pipeline.chips import Candidate, _choose_for_cell
 from pipeline.receipt import read_receipt
 from pipeline.region import load_region
@@ -68,9 +68,9 @@ def test_other_scene_classes_are_screened_again(tmp_path: Path) -> None:
         return set(pq.read_table(tmp_path / "out/tiny/chips.parquet").column("sensor").to_pylist())
 
     assert sensors() == {"s1", "s2"}
-    assert runner.states(region, store, "chips")["screen"].reason is None
+    assert states.states(region, store, "chips")["screen"].reason is None
     world.tif(tmp_path / "cogs/scl.tif", np.full((60, 60), 9, np.uint8), 20)
-    assert runner.states(region, store, "chips")["screen"].reason == "cogs/scl.tif changed"
+    assert states.states(region, store, "chips")["screen"].reason == "cogs/scl.tif changed"
     assert sensors() == {"s1"}
     manifest.write_text(manifest.read_text().replace("max_cloud = 0.1", "max_cloud = 1"))
     region, store = runner.load(manifest, str(tmp_path / "out"))

@@ -200,7 +200,7 @@ def test_a_checkpoint_on_a_full_disk(tmp_path: Path, score: Score) -> None:
     from fake_shards import write_fake_shards
 
     from train.checkpoint import checkpoints
-    from train.run import file_digest
+    from train.whole import file_digest
 
     counts = {("train", "s2"): 10, ("train", "s1"): 8, ("val", "s2"): 4}
     shards = write_fake_shards(tmp_path / "shards", counts)

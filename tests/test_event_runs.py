@@ -21,7 +21,7 @@ from world import World
 from harmonize.events import CrisisEvent
 from harmonize.splits import SplitShares, spatial_split
 from harmonize.vocabulary import BIT, LAND_COVER_MASK
-from pipeline import runner, sandbox
+from pipeline import runner, sandbox, states
 from pipeline.chips import Hit, _choose_for_cell
 from pipeline.event import Event
 from pipeline.receipt import read_receipt
@@ -467,7 +467,7 @@ def test_events_of_the_sample_world_are_hashed_by_its_version(tmp_path: Path, mo
         assert receipt
         assert not [o for o in receipt.outside if "river" in o.path]
     monkeypatch.setattr(sandbox, "VERSION", sandbox.VERSION + 1)
-    assert runner.states(region, store, "chips")["chips"].reason == "'events' changed in the manifest"
+    assert states.states(region, store, "chips")["chips"].reason == "'events' changed in the manifest"
 
 
 def test_an_event_elsewhere_or_at_another_time_is_told(tmp_path: Path) -> None:

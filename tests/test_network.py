@@ -18,7 +18,7 @@ from fault_server import CANARY, FAULTS, FOREVER, GDAL_TRIES, KINDS, FaultServer
 from world import World
 
 from harmonize.problem import Problem
-from pipeline import raster, remote, runner
+from pipeline import opening, raster, remote, runner
 from pipeline.receipt import receipt_name
 from pipeline.retry import HASTY_TRIES
 
@@ -236,7 +236,7 @@ def reading(server: FaultServer, name: str) -> np.ndarray | str:
     (server.root / alias).symlink_to(server.root / f"{name}.tif")
     try:
         found = remote.read(f"{server.files}/{alias}", "none", lambda href: raster.read_window(href, BOX))
-    except raster.UnreadableRaster as error:
+    except opening.UnreadableRaster as error:
         return str(error)
     assert found is not None
     return found.values[0]

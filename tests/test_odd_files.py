@@ -322,7 +322,7 @@ ITEMS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "in metres": (edit(geometry={"type": "Polygon", "coordinates": [[[6e5, 5e6], [6.1e5, 5e6], [6e5, 5.1e6], [6e5, 5e6]]]}), "not in degrees"),
     "zone 33": (edit(proj__epsg=32633), "does not lie where its geometry is"),
     "the south": (edit(proj__epsg=32732), "does not lie where its geometry is"),
-    "no such EPSG": (edit(proj__epsg=999_999), "there is no EPSG:999999"),
+    "no such EPSG": (edit(proj__epsg=999_999), "there is no CRS EPSG:999999"),
     "a transform of another place": (edit(proj__transform=[10, 0, 100_000, 0, -10, 5_001_600]), "does not lie where"),
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from test_cluster import two  # noqa: F401  a fixture
 from test_runner import hashes
 from world import World
 
-from pipeline import runner
+from pipeline import runner, states
 from pipeline.cluster import SERIAL, Scheduler
 from pipeline.region import Region
 from pipeline.shards import _order, plan_tars
@@ -136,7 +136,7 @@ def same_in_a_bucket(world: World, tmp_path: Path, out: str) -> Target:
     runner.redo(region, store, "shards", "shards", quiet=True)
     assert target.store.read(name) == data
     target.store.write(name, data[:-1024])
-    assert runner.states(region, store, "shards")["shards"].reason == (
+    assert states.states(region, store, "shards")["shards"].reason == (
         f"{name} has {len(data) - 1024} bytes, {len(data)} were written"
     )
     return target

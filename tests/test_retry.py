@@ -12,7 +12,7 @@ from test_bad_input import cli
 from test_runner import hashes
 from world import World
 
-from pipeline import pixels, raster
+from pipeline import opening, pixels
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def one(scene: dict[str, Any], *rest: Any) -> Any:
         if scene["scene"] == "S2-1" and "trouble" in seen:
-            raise raster.UnreadableRaster("B02.tif: HTTP response code: 503")
+            raise opening.UnreadableRaster("B02.tif: HTTP response code: 503")
         seen.append(scene["scene"])
         return plain(scene, *rest)
 

@@ -12,7 +12,7 @@ from fault_server import CANARY, FAULTS, Answer, FaultServer, Handler, forget_to
 from world import World
 
 from harmonize.problem import Problem
-from pipeline import raster, remote
+from pipeline import opening, raster, remote
 from pipeline.access import reachable
 from pipeline.signing import LEAST_S
 
@@ -84,7 +84,7 @@ def test_a_new_token_that_is_refused_too_is_not_asked_for_again(
 ) -> None:
     monkeypatch.setattr("pipeline.signing.YOUNG_S", 30.0)
     server.refused_tokens = 10**6
-    with pytest.raises(raster.UnreadableRaster, match=r"a\.tif: .*403.*; tried 3 times, may be tried again") as caught:
+    with pytest.raises(opening.UnreadableRaster, match=r"a\.tif: .*403.*; tried 3 times, may be tried again") as caught:
         window(server)
     assert server.tokens == 1
     assert CANARY not in str(caught.value)

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 )
 from micro import CROSSWALKS, Wish, build, findings, hashes, micro, quicken, seen_by_readers, write_files, write_region
 
-from pipeline import runner
+from pipeline import runner, states
 from pipeline.receipt import Receipt, read_receipt
 from pipeline.stages import STAGES
 
@@ -133,7 +133,7 @@ class Machine(RuleBasedStateMachine):
                 self.whole.add(name)
         assert seen_by_readers(self.out / name / "shards") == []
         region, store = runner.load(self.manifests[name], str(self.out))
-        assert list(runner.states(region, store, "shards")) == list(STAGES)
+        assert list(states.states(region, store, "shards")) == list(STAGES)
         self.look_for_needless(name, begun[:-1] if life.dead else begun)
 
     @precondition(lambda self: self.wishes)

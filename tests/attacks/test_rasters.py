@@ -15,7 +15,7 @@ from rasterio.transform import Affine, from_origin
 from world import World
 
 from harmonize.problem import Problem
-from pipeline import classes, raster
+from pipeline import classes, opening, raster
 from pipeline.region import load_region
 from pipeline.vector import read_vector
 from pipeline.vector_checks import damage_told
@@ -50,7 +50,7 @@ def vrt(path: Path, source: str) -> Path:
 def as_imagery(path: Path) -> None:
     try:
         raster.read_window(str(path), BOUNDS)
-    except raster.UnreadableRaster as error:
+    except opening.UnreadableRaster as error:
         raise Problem(str(error), where="as a reason in the row", fix="mend the file") from None
 
 
@@ -59,7 +59,7 @@ def as_labels(path: Path) -> None:
     source = load_region(world.write_manifest()).source("classes")
     try:
         classes.read_classes(str(path), 32632, BOUNDS, source, "the manifest")
-    except raster.UnreadableRaster as error:
+    except opening.UnreadableRaster as error:
         raise Problem(str(error), where="the manifest", fix="mend the file") from None
 
 
@@ -115,7 +115,7 @@ def test_names_that_are_commands(tmp_path: Path, read: Read, name: str) -> None:
         else:
             source = load_region(World(tmp_path / "world").write_manifest()).source("classes")
             classes.read_classes(name, 32632, BOUNDS, source, "the manifest")
-    except raster.UnreadableRaster:
+    except opening.UnreadableRaster:
         return
     raise AssertionError("it was read")
 

@@ -1,0 +1,102 @@
+"""Where the stages of a region stand: up to date, or why they have to run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.receipt import UNREADABLE, Receipt, canonical, look_at, read_receipt, why_none
+from pipeline.region import Region
+from pipeline.stages import Stage, upto
+from pipeline.store import Store
+
+READING = ("screen", "pixels", "labels")
+"""Stages that read files which may be damaged, and go on without what they could not read."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a stage stands: its receipt, and why it has to run (None: it is up to date)."""
+
+    receipt: Receipt | None
+    reason: str | None
+
+
+def states(region: Region, store: Store, last: str) -> dict[str, State]:
+    """Where every stage up to `last` stands. A stage after a stale one is stale too."""
+    found: dict[str, State] = {}
+    for stage in upto(last):
+        upstream = next((name for name in stage.reads if found[name].reason), None)
+        receipt = read_receipt(store, stage.name)
+        reason = f"{upstream} is not up to date" if upstream and receipt else None
+        if receipt is None:
+            reason = why_none(store, stage.name)
+        found[stage.name] = State(receipt, reason or _stale(stage, receipt, region, store, found))
+    return found
+
+
+def _stale(stage: Stage, receipt: Receipt | None, region: Region, store: Store, found: dict[str, State]) -> str | None:
+    """Why a receipt no longer holds, as one short sentence; None when it holds."""
+    if receipt is None:
+        return "it has not run yet"
+    if receipt.version != stage.version:
+        return f"stage version {receipt.version} -> {stage.version}"
+    wanted = json.loads(canonical(stage.params(region)))
+    for key in sorted(set(wanted) | set(receipt.params)):
+        if wanted.get(key) != receipt.params.get(key):
+            return f"'{key}' changed in the manifest"
+    for name, identity in identities(stage, found).items():
+        if receipt.inputs.get(name) != identity:
+            return f"{name} changed"
+    changed = _changed_outside(stage, receipt, region)
+    if changed:
+        return changed
+    return next(filter(None, (_cut_off(store, name, receipt.sizes.get(name)) for name in receipt.outputs)), None)
+
+
+def _cut_off(store: Store, name: str, written: int | None) -> str | None:
+    """Whether an output is missing or has another size; its bytes are read by `verify` alone."""
+    size = store.size(name)
+    if size is None:
+        return f"{name} is missing"
+    return f"{name} has {size} bytes, {written} were written" if written not in (None, size) else None
+
+
+def identities(stage: Stage, found: dict[str, State]) -> dict[str, str]:
+    return {name: r.identity for name in stage.reads if (r := found[name].receipt)}
+
+
+def base_of(region: Region) -> Path:
+    """Where outside files are named from: the manifest's folder, without links, so that `..` leads where it says."""
+    return region.path.parent.resolve()
+
+
+def _changed_outside(stage: Stage, receipt: Receipt, region: Region) -> str | None:
+    base = base_of(region)
+    recorded = {o.path: base / o.path for o in receipt.outside}
+    gone = next((name for name, path in recorded.items() if not path.exists()), None)
+    if gone:
+        return f"{gone} is gone"
+    named = look_at([*stage.outside(region), *recorded.values()], base, receipt)
+    before = {o.path: o.sha256 for o in receipt.outside}
+    for seen in named:
+        if seen.path not in before:
+            return f"{seen.path} is new"
+        if before[seen.path] != seen.sha256:
+            return f"{seen.path} changed"
+    return None
+
+
+def why_run(name: str, state: State, retry_failed: bool) -> str | None:
+    """Why a stage is to run: it is not up to date, or rows that failed are to be tried again."""
+    own = state.receipt if retry_failed and name in READING else None
+    failed = own.dropped.get(UNREADABLE, 0) if own else 0
+    return state.reason or (f"{failed} rows could not be read and are tried again" if failed else None)
+
+
+def failed_rows(store: Store, last: str) -> int:
+    """Candidates, chips and labels of cells that could not be read, as opposed to those that a rule dropped. They stay
+    so until that stage is redone."""
+    receipts = [read_receipt(store, stage.name) for stage in upto(last) if stage.name in READING]
+    return sum(receipt.dropped.get(UNREADABLE, 0) for receipt in receipts if receipt)
