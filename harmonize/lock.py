@@ -95,8 +95,10 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)  # before it is let go: who opened this file sees that it is gone
-        os.close(file)
+        try:
+            (folder / LOCK).unlink(missing_ok=True)  # before it is let go: who opened this file sees that it is gone
+        finally:
+            os.close(file)
         with contextlib.suppress(OSError):  # where something was written, or somebody else came, they stay
             for path in made:
                 path.rmdir()
@@ -138,8 +140,12 @@ def _acquire(folder: Path, wait: bool) -> int:
                 raise
             print(f"{folder}: this file system has no locks; run one command at a time", file=sys.stderr)
         if _is_file(file, path):
-            os.truncate(file, 0)
-            os.write(file, this_process().as_json())
+            try:
+                os.truncate(file, 0)
+                os.write(file, this_process().as_json())
+            except BaseException:
+                os.close(file)
+                raise
             return file
         os.close(file)  # whoever had it removed it while we opened it: there is another one now, or none
 

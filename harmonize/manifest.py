@@ -22,6 +22,16 @@ class Manifest(BaseModel):
 
 MOST_DOTS = 500
 """In a line: for a key of n parts tomllib takes memory as n², 1.5 GB for 40 kB of dots."""
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether what a manifest names is there: not what cannot be a name (NUL in it, too long for a disk)."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
 M = TypeVar("M", bound=Manifest)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from harmonize.secrets import SIGNATURES
@@ -14,14 +13,6 @@ PAID = "requester-pays+"
 
 _USER = re.compile(r"://[^/?#]*@")
 """`user:password@` before a host."""
-
-
-def is_there(path: Path) -> bool:
-    """Whether a file or folder is there; no for what cannot be a name (NUL in it, too long for a disk)."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def is_signed(href: str) -> bool:

@@ -12,8 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from harmonize.manifest import is_there
 from harmonize.problem import Problem, nearest
-from pipeline.access import is_there, unsigned
+from pipeline.access import unsigned
 from pipeline.catalog import Item
 from pipeline.grid import is_known, transformer
 from pipeline.radiometry import baseline_number

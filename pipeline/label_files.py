@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harmonize.manifest import is_there
 from harmonize.problem import Problem
-from pipeline.access import is_there, unsigned
+from pipeline.access import unsigned
 from pipeline.catalog import Item, checked_item, read_items
 from pipeline.download import downloads_of, fetched, suffix_of
 from pipeline.item import day_shown, footprint, name_of

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.access import PAID, is_there
+from harmonize.manifest import is_there
+from pipeline.access import PAID
 
 if TYPE_CHECKING:
     import xarray as xr

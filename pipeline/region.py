@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from harmonize.manifest import is_there
 from harmonize.problem import Problem, nearest
-from pipeline.access import is_there, without_secrets
+from pipeline.access import without_secrets
 from pipeline.event import Event
 from pipeline.manifest import Day, Manifest, parse, read_toml
 from pipeline.sample import LARGEST_PX

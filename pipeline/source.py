@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from harmonize.crosswalk import Crosswalk, parse_crosswalk
+from harmonize.manifest import is_there
 from harmonize.problem import Problem
 from pipeline.access import without_secrets
 from pipeline.manifest import Manifest, parse, read_toml
@@ -165,7 +166,7 @@ def known_sources() -> dict[str, Source]:
 def read_crosswalk(source: Source, where: str) -> Crosswalk:
     """The crosswalk of a labels source; Problem where there is none, or it is no good."""
     path = crosswalk_path(source)
-    if not path.is_file():
+    if not (is_there(path) and path.is_file()):
         named = (source.crosswalk or "").endswith(".csv")
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.csv"))) or "none"
         fix = "check the path; it is relative to the manifest's folder" if named else f"there are: {known}; or a path"

@@ -6,8 +6,8 @@ import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harmonize.manifest import is_there
 from harmonize.problem import Problem, nearest
-from pipeline.access import is_there
 from pipeline.archive import check_archive
 from pipeline.vector_checks import (
     check_search,

@@ -143,8 +143,8 @@ def _changing(life: Life, kind: str) -> Callable[..., Any]:
     plain = getattr(os, kind)
 
     def changed(path: Any, *rest: Any, **more: Any) -> Any:
-        where = f"/proc/self/fd/{path}" if isinstance(path, int) else path
-        name = life.name(os.readlink(where) if isinstance(path, int) else path)
+        where = Path(f"/proc/self/fd/{path}").readlink() if isinstance(path, int) else path
+        name = life.name(where)
         if name is not None and os.path.lexists(where):
             life.step("unlink" if kind == "remove" else kind, name)
             life.written.pop(name, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import resource
 import signal
@@ -94,7 +95,7 @@ def fuzz(targets: dict[str, Target], count: int, seed: int) -> tuple[int, list[s
     for name, target in targets.items():
         draw, whole = random.Random(f"{seed} {name}"), target.path.read_bytes()
         with limits():
-            for k in range(max(1, count * target.share // shares)):
+            for k in range(math.ceil(count * target.share / shares)):
                 if said := _one(target, mutated(whole, draw, target.kind)):
                     wrong.append(f"{name} {k}: {said}")
                 else:
@@ -280,6 +281,9 @@ SEEN: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "href with a zero": ("item", _put(b"s2_0_B02.tif", b"s2_0\\u0000.tif")),
     "href of no file's length": ("item", _put(b"s2_0_B02.tif", b"9" * 5000)),
     "number of no table's length": ("item", _put(b'"proj:epsg": 32632', b'"proj:epsg": 1e30')),
+    "place of no number's length": ("item", _put(b'"proj:transform": [10', b'"proj:transform": [' + b"9" * 400)),
+    "crosswalk of no file's length": ("manifest", _put(b'"labels/classes.csv"', b'"' + b"a" * 5000 + b'"')),
+    "bytes of no number's length": ("shards.json, read", _put(b'"bytes": ', b'"bytes": ' + b"9" * 400)),
     "array's header": ("tar, read", _put(b"'<u2', 'fortran_order'", b"'<u2'(((fortran_order'")),
     "index": ("index, read", lambda data: data[:4] + b"\xff" * 40 + data[44:]),
     "no size": ("shards.json, read", _put(b'"size_px": 12', b'"size": 12')),

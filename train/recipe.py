@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from harmonize.manifest import Manifest, parse, parse_toml
+from harmonize.manifest import Manifest, is_there, parse, parse_toml
 from harmonize.problem import Problem, nearest
 
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
@@ -194,5 +194,5 @@ def load_recipe(path: Path) -> Recipe:
 def _check_file(weights: str, where: str) -> None:
     """A weights entry that looks like a path must exist: found before anything heavy starts."""
     looks = weights.endswith((".safetensors", ".pt", ".pth", ".ckpt")) or weights.startswith(("./", "../", "/"))
-    if looks and not Path(weights).exists():
+    if looks and not is_there(weights):
         raise Problem(f"the weights are not there: {weights}", where=where, fix="download them there, or use 'none'")
