@@ -181,7 +181,8 @@ def shards_wrong(about: Any) -> str | None:
         return "it does not name index.parquet with its sha256"
     if type(size) is not int or size % 6 or not 0 < size <= LARGEST_PX:
         return f"its size_px is no multiple of 6 up to {LARGEST_PX}"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(about.get("region"))):
+    region = about.get("region")
+    if not isinstance(region, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", region):
         return "its region is no name"
     for key, wanted in SAID.items():
         if about.get(key) != wanted:
