@@ -173,7 +173,7 @@ def shards_wrong(about: Any) -> str | None:
     if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
         return "its list of tars is damaged: each has " + ", ".join(OF_A_TAR)
     for url in (shard["url"] for shard in shards):
-        if PurePosixPath(url).name != url or url in (".", "..") or "\0" in url or len(url.encode()) > 255:
+        if PurePosixPath(url).name != url or url in ("", ".", "..") or "\0" in url or len(url.encode()) > 255:
             return f"its list of tars is damaged: {url[:80]!r} is not a tar beside it"
     if len(urls := [shard["url"] for shard in shards]) != len(set(urls)):
         return f"it names {next(url for url in urls if urls.count(url) > 1)} twice"
@@ -181,7 +181,8 @@ def shards_wrong(about: Any) -> str | None:
         return "it does not name index.parquet with its sha256"
     if type(size) is not int or size % 6 or not 0 < size <= LARGEST_PX:
         return f"its size_px is no multiple of 6 up to {LARGEST_PX}"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(about.get("region"))):
+    region = about.get("region")
+    if not isinstance(region, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", region):
         return "its region is no name"
     for key, wanted in SAID.items():
         if about.get(key) != wanted:

@@ -106,7 +106,7 @@ def test_corpus_shards_training_and_verify_are_as_on_disk(
         assert fitted.returncode == 0, fitted.all
         model[name] = (runs / name / "model.safetensors").read_bytes()
     assert model["s3"] == model["disk"]
-    assert list((runs / "cache").rglob("*.tar")), "tars are fetched into RUNS/cache"
+    assert list((runs / "cache").rglob("*.ranges")), "samples are kept in RUNS/cache"
 
 
 def test_what_another_program_writes_is_seen(bucket: str) -> None:  # noqa: F811

@@ -29,8 +29,8 @@ import train.loop
 from harmonize.problem import Problem
 from pipeline.sample import arrays_sha256
 from train.batches import Batch, Batches
+from train.bucket import address_of
 from train.embed import embed_images
-from train.label_sheet import Shares
 from train.loader import Loader, Loading, all_of, training_loader
 from train.loop import fit
 from train.model import build_model
@@ -38,7 +38,7 @@ from train.reader import Reader
 from train.recipe import Data, Optim, Recipe, Text, Vision
 from train.resident import bytes_of, fits, free_bytes
 from train.shards import Samples, open_shards
-from train.tar_file import TarFile, address_of
+from train.tar_file import TarFile
 from train.text import Tokens, text_tower
 
 CPU = torch.device("cpu")
@@ -451,76 +451,6 @@ def test_a_shard_that_shards_json_does_not_name_is_refused(copy: Path) -> None:
     (copy / "shards.json").write_text(json.dumps(about))
     with pytest.raises(Problem, match=r"the index names train-s2-000000\.tar"):
         open_shards([copy])
-
-
-# Shards in a bucket.
-
-
-@pytest.fixture
-def bucket(shards: Path, request: pytest.FixtureRequest) -> str:
-    import fsspec
-
-    url = f"memory://{request.node.name}/shards"
-    fs = fsspec.filesystem("memory")
-    for file in shards.iterdir():
-        fs.pipe_file(f"/{request.node.name}/shards/{file.name}", file.read_bytes())
-    return url
-
-
-def test_a_bucket_is_read_tar_by_tar_through_a_cache(bucket: str, shards: Path, tmp_path: Path) -> None:
-    here = open_shards([shards]).of("train", "s2")
-    there = open_shards([Path(bucket)], cache=tmp_path).of("train", "s2")
-    assert there.sha256 == here.sha256
-    assert not list(tmp_path.rglob("*.tar")), "nothing is fetched before it is read"
-    with all_of(there, 9, CPU, Loading(3)) as chunks:
-        for chunk in chunks:
-            for k, row in enumerate(chunk.rows):
-                assert arrays_sha256([array[k] for array in chunk.arrays.values()]) == here["sha256"][row]
-    found = list(tmp_path.rglob("*.tar"))
-    assert [path.name[17:] for path in found] == ["train-s2-000000.tar"], "one tar of the four"
-    assert Shares(there).of(0) == Shares(here).of(0)
-    import fsspec
-
-    fsspec.filesystem("memory").rm_file(bucket.removeprefix("memory:/") + "/train-s2-000000.tar")
-    again = open_shards([bucket], cache=tmp_path).of("train", "s2")
-    assert Reader(again).read(again)["10m"].tobytes() == Reader(here).read(here)["10m"].tobytes(), "from the cache"
-
-
-def test_a_tar_in_a_bucket_that_is_not_the_right_one_is_refused(bucket: str, tmp_path: Path) -> None:
-    import fsspec
-
-    samples = open_shards([bucket], cache=tmp_path).of("train", "s2")
-    path = bucket.removeprefix("memory:/") + "/train-s2-000000.tar"
-    fsspec.filesystem("memory").pipe_file(path, b"something else")
-    with pytest.raises(Problem, match=r"not the one shards\.json names") as caught:
-        Reader(samples).read(samples)
-    assert caught.value.where == f"{bucket}/train-s2-000000.tar"
-    assert not list(tmp_path.rglob("*.tar"))
-    assert not list(tmp_path.rglob("*.tmp"))
-    fsspec.filesystem("memory").rm_file(path)
-    with pytest.raises(Problem, match="cannot be fetched"):
-        Reader(samples).read(samples)
-    with pytest.raises(Problem, match="there are no shards here"):
-        open_shards([bucket + "/none"], cache=tmp_path)
-
-
-def test_a_bucket_s_tar_that_was_made_anew_replaces_the_cached_one(bucket: str, tmp_path: Path) -> None:
-    import fsspec
-
-    samples = open_shards([bucket], cache=tmp_path).of("val", "s2")
-    Reader(samples).read(samples)
-    fs, folder = fsspec.filesystem("memory"), bucket.removeprefix("memory:/")
-    data = fs.cat_file(f"{folder}/val-s2-000000.tar") + bytes(512)
-    about = json.loads(fs.cat_file(f"{folder}/shards.json"))
-    for shard in about["shards"]:
-        if shard["url"].startswith("val-s2"):
-            shard |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    fs.pipe_file(f"{folder}/val-s2-000000.tar", data)
-    fs.pipe_file(f"{folder}/shards.json", json.dumps(about).encode())
-    again = open_shards([bucket], cache=tmp_path).of("val", "s2")
-    Reader(again).read(again)
-    (tar,) = tmp_path.rglob("*.tar")
-    assert tar.stat().st_size == len(data)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,10 @@ MaybeShards = Annotated[list[Path] | None, typer.Argument(help="shard folders; d
 Runs = Annotated[Path, typer.Option("--runs", help="folder of the runs")]
 RunName = Annotated[str | None, typer.Option("--run", help="name of the run; default: the newest finished one")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="leave out tars and samples that cannot be read")]
+CacheGb = Annotated[
+    float | None,
+    typer.Option("--cache-gb", min=0, help="most that is kept of shards in a bucket; default: half of the free disk"),
+]
 RUNS = Path("runs")
 
 
@@ -44,11 +48,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def open_shards(folders: list[Path], runs: Path, skip_bad: bool) -> Samples:
+def open_shards(folders: list[Path], runs: Path, skip_bad: bool, cache_gb: float | None = None) -> Samples:
     """The samples of folders, here or in a bucket; what is left out is said."""
     from train import shards
 
-    samples = shards.open_shards(folders, skip_bad, cache=runs / "cache")
+    samples = shards.open_shards(folders, skip_bad, runs / "cache", cache_gb)
     for line in samples.skipped:
         say(f"skipped: {line}")
     if samples.doubles:
@@ -72,6 +76,7 @@ def fit(
         Literal["auto", "on", "off"], typer.Option(help="keep the split on the device; auto: on a GPU that has room")
     ] = "auto",
     skip_bad: SkipBad = False,
+    cache_gb: CacheGb = None,
     wait: Annotated[bool, typer.Option("--wait", help="where another call trains this run, go on after it")] = False,
 ) -> None:
     """Train a recipe on shards. The same call again goes on where it was, or says that it is done."""
@@ -81,7 +86,7 @@ def fit(
     from train.shards import sensors_of, wanted_split
 
     loaded = load_recipe(recipe)
-    samples = open_shards(shards, runs, skip_bad)
+    samples = open_shards(shards, runs, skip_bad, cache_gb)
     train = wanted_split(samples, "train")
     folder = runs / (run or runs_of.default_name(loaded, samples.regions))
     if runs_of.is_finished(folder, loaded, samples):
@@ -136,6 +141,7 @@ def evaluate(
     ] = None,
     brief: Annotated[bool, typer.Option("--brief", help="print the paths alone")] = False,
     skip_bad: SkipBad = False,
+    cache_gb: CacheGb = None,
 ) -> None:
     """Rank a split for families of queries; nDCG@1000, mAP, P@10 beside random, priors and a classifier."""
     from train.evaluate import evaluate as measure
@@ -146,7 +152,7 @@ def evaluate(
     folder = finished_run(runs, run)
     wanted = recipe_of(folder).evaluation
     frozen = load_queries(queries) if queries else None
-    samples = open_shards(shards_of(folder, shards), runs, skip_bad)
+    samples = open_shards(shards_of(folder, shards), runs, skip_bad, cache_gb)
     # What a recipe asks for is asked of its own split.
     asked = wanted.model_dump(exclude_none=True)["asked"] if split in (None, wanted.split) else {}
     result = measure(folder, samples, split or wanted.split, min_relevant or wanted.min_relevant, asked, frozen)
@@ -207,11 +213,12 @@ def sheet(
     out: Annotated[Path, typer.Option("--out", help="folder to write")],
     split: Annotated[str | None, typer.Option(help="train, val or test; default all")] = None,
     skip_bad: SkipBad = False,
+    cache_gb: CacheGb = None,
 ) -> None:
     """Contact sheets of what the labels say: per sensor one picture with a row of chips per class."""
     from train.label_sheet import write_label_sheets
 
-    for path in write_label_sheets(open_shards(shards, RUNS, skip_bad), out, split):
+    for path in write_label_sheets(open_shards(shards, RUNS, skip_bad, cache_gb), out, split):
         print(path)
 
 
@@ -225,13 +232,14 @@ def search(
     sensor: Annotated[str | None, typer.Option(help="s1 or s2; default both")] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test; default all")] = None,
     skip_bad: SkipBad = False,
+    cache_gb: CacheGb = None,
 ) -> None:
     """The chips nearest to a text, with score, labels, date, place and scene, and a contact sheet."""
     from train.run import finished_run, shards_of
     from train.search import search as find
 
     folder = finished_run(runs, run)
-    path = find(folder, open_shards(shards_of(folder, shards), runs, skip_bad), text, top, sensor, split)
+    path = find(folder, open_shards(shards_of(folder, shards), runs, skip_bad, cache_gb), text, top, sensor, split)
     print(path)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from harmonize.problem import Problem
 from harmonize.record import from_json
 from harmonize.vocabulary import CLASSES
+from train.bucket import fetch_some
 from train.checkpoint import write_whole
 from train.contact_sheet import rows_sheet
 from train.metrics import tie_break
@@ -21,11 +22,15 @@ from train.shards import Samples, sensors_of, wanted_split
 if TYPE_CHECKING:
     from PIL import Image
 
+    from train.tar_file import TarFile
+
 COLUMNS = 8
 CANDIDATES = 400
 """Samples of a class that are looked at: enough to find clear ones, and no walk through a large corpus."""
 SHEET_VERSION = 1
 BLOCK = 512
+RECORD_BYTES = 16 << 10
+"""Of a tar in a bucket that are fetched behind a sample's arrays: its caption and its record take about 4 kB."""
 
 
 def write_label_sheets(samples: Samples, folder: Path, split: str | None) -> list[Path]:
@@ -64,6 +69,7 @@ def clearest(samples: Samples, bit: int, shares: Shares, ties: np.ndarray) -> np
     """
     have = np.flatnonzero(samples["label_mask"].astype(np.int64) >> bit & 1)
     have = have[np.argsort(ties[have])][:CANDIDATES]
+    shares.fetch(have)
     share = {int(row): shares.of(int(row)).get(CLASSES[bit]) or 0.0 for row in have}
     best: dict[str, int] = {}
     for row in sorted(share, key=lambda r: (-share[r], ties[r])):
@@ -78,6 +84,8 @@ class Shares:
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
         self._maps: dict[int, np.ndarray] = {}
+        self._behind: dict[int, memoryview] = {}
+        """row -> what lies behind its arrays, of samples in buckets."""
         self._found: dict[int, dict[str, float]] = {}
 
     def of(self, row: int) -> dict[str, float]:
@@ -86,25 +94,52 @@ class Shares:
             self._found[row] = {label["name"]: float(label["share"]) for label in self._record(row).get("labels", [])}
         return self._found[row]
 
+    def fetch(self, rows: np.ndarray) -> None:
+        """Ask for the records of samples in buckets, all at once: `of` would ask for one after the other."""
+        wanted = [int(row) for row in rows if self._file(int(row)).url and int(row) not in self._behind]
+        self._fetch(wanted, RECORD_BYTES)
+
+    def _fetch(self, rows: list[int], count: int) -> None:
+        ranges = [(self._file(row).url, *self._places(row, count)) for row in rows]
+        self._behind |= dict(zip(rows, fetch_some(ranges), strict=True))
+
     def _record(self, row: int) -> dict[str, Any]:
-        """The `.json` member of a sample: the tar is read from the sample's first array on, up to the next sample."""
-        samples = self._samples
-        tar, chip = int(samples["tar"][row]), str(samples["chip_id"][row])
-        if tar not in self._maps:
-            self._maps[tar] = np.memmap(samples.files[tar].local(), np.uint8, "r")
-        data, at = self._maps[tar], int(samples["offset_10m"][row]) - BLOCK
-        while at + BLOCK <= len(data):
+        """The `.json` member of a sample: the tar is read from the end of its arrays on, up to the next sample."""
+        chip, at = str(self._samples["chip_id"][row]), 0
+        while header := self._bytes(row, at, BLOCK):
             try:
-                member = tarfile.TarInfo.frombuf(data[at : at + BLOCK].tobytes(), "utf-8", "strict")
+                member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
             except tarfile.HeaderError:
                 break  # the end of the tar
             if not member.name.startswith(f"{chip}."):
                 break
-            start = at + BLOCK
+            at += BLOCK
             if member.name == f"{chip}.json":
-                return self._parsed(data[start : start + member.size].tobytes(), f"{chip} in {samples.tars[tar]}")
-            at = start + -(-member.size // BLOCK) * BLOCK
+                return self._parsed(self._bytes(row, at, member.size), f"{chip} in {self._file(row).name}")
+            at += -(-member.size // BLOCK) * BLOCK
         return {}
+
+    def _bytes(self, row: int, at: int, count: int) -> bytes:
+        """`count` bytes of a tar, `at` bytes behind a sample's arrays; fewer where the tar ends."""
+        tar, file = int(self._samples["tar"][row]), self._file(row)
+        if file.url:
+            if at + count > len(self._behind.get(row, b"")):
+                self._fetch([row], max(at + count, RECORD_BYTES))
+            return bytes(self._behind[row][at : at + count])
+        if tar not in self._maps:
+            self._maps[tar] = np.memmap(file.path, np.uint8, "r")
+        start = self._places(row, 0)[0] + at
+        return bytes(self._maps[tar][start : start + count])
+
+    def _places(self, row: int, count: int) -> tuple[int, int]:
+        """Where the members behind a sample's arrays begin in its tar, and at most `count` bytes on."""
+        columns = self._samples.columns
+        last = max(int(columns[f"offset_{g}"][row] + columns[f"length_{g}"][row]) for g in ("10m", "20m", "60m"))
+        start = -(-last // BLOCK) * BLOCK
+        return start, min(start + count, self._file(row).size)
+
+    def _file(self, row: int) -> TarFile:
+        return self._samples.files[int(self._samples["tar"][row])]
 
     @staticmethod
     def _parsed(data: bytes, where: str) -> dict[str, Any]:

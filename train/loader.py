@@ -42,6 +42,9 @@ class Plan(Protocol):
 Stay = Literal["auto", "on", "off"]
 P = TypeVar("P", bound=Plan)
 
+FETCHING = 4
+"""Threads where shards are in a bucket: they wait for the network more than they work, whatever the cores."""
+
 
 @dataclass(frozen=True)
 class Loading:
@@ -84,6 +87,8 @@ class Loader(Generic[P]):
     ) -> None:
         self._plan, self._count, self._keep, self._device = plan, count, keep, device
         loading = loading or Loading()
+        if loading.workers is None and any(file.url for file in samples.files):
+            loading = replace(loading, workers=FETCHING)
         self._reader = Reader(samples)
         ahead = max(2, loading.threads) if loading.ahead is None else loading.ahead
         self._ahead = ahead if loading.threads else 0

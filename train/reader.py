@@ -9,27 +9,23 @@ files, never written to, and each is looked at before and after every batch.
 from __future__ import annotations
 
 import contextlib
-import math
 import mmap
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harmonize.problem import Problem
 from pipeline.sample import DTYPE, GROUPS, group_shape, npy_shape
+from train.folder import AGAIN
+from train.places import Places
+from train.ranges import Wanted, fetched, sha256_of, wanted
 
 if TYPE_CHECKING:
+    from train.range_cache import KeptTar
     from train.shards import Samples
-
-HEADER_BYTES = 4096
-"""More than an .npy header of ours ever has (128): what the index calls longer than array and this is no such array."""
-MOST_ASKED = 16 << 20
-"""Bytes that a sample's arrays may lie apart to be asked for in one go."""
-AGAIN = "make shards again"
 
 
 class Reader:
@@ -38,9 +34,9 @@ class Reader:
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
         self._lock = threading.Lock()
-        self._open: dict[int, mmap.mmap] = {}
-        """Maps of tars, the last used one last."""
-        self._most_open = _descriptors() // 2
+        self._open: dict[int, Any] = {}
+        """Maps of tars, and what is kept of those in buckets; the last used one last."""
+        self._most_open = _descriptors() // 3  # of which a kept one takes two
         self._good: set[tuple[bytes, tuple[int, ...], str]] = set()
         """Headers seen, each with the shape and type it was right for: parsed once."""
 
@@ -74,12 +70,12 @@ class Reader:
         """bool (N,): samples whose arrays are not where the index says, or are no arrays that `read_into` takes.
 
         Only the headers are read; whether pixels were changed is for `make verify` to find. Tars of a bucket are not
-        looked at: they are checked whole when they are fetched.
+        looked at: their samples are checked, pixels and all, when they are fetched.
         """
         bad = np.zeros(len(self._samples), bool)
         for sensor in set(self._samples["sensor"]):
             rows = np.flatnonzero(self._samples["sensor"] == sensor)
-            places = _Places(self._samples, rows, self.shapes(sensor), DTYPE[sensor])
+            places = Places(self._samples, rows, self.shapes(sensor), DTYPE[sensor])
             wrong = places.wrong.any(0)
             bad[rows[wrong]] = True
             for tar, ks in places.by_tar():
@@ -88,17 +84,17 @@ class Reader:
                     bad[rows[some]] = self._unreadable(places, tar, some)
         return bad
 
-    def _unreadable(self, places: _Places, tar: int, ks: list[int]) -> list[bool]:
+    def _unreadable(self, places: Places, tar: int, ks: list[int]) -> list[bool]:
         try:
-            with self._mapped(tar) as held:
-                return [self._is_bad(places, k, held) for k in ks]
+            held = self._mapped(tar)
+            return [self._is_bad(places, k, held) for k in ks]
         except Problem:  # not one of its samples can be read
             return [True] * len(ks)
 
-    def _is_bad(self, places: _Places, k: int, held: mmap.mmap) -> bool:
+    def _is_bad(self, places: Places, k: int, held: mmap.mmap) -> bool:
         try:
             places.check_ends([k], len(held))
-            places.check_name(k, held)
+            places.check_name(k, held[places.tar_header(k)])
             for group, (starts, headers) in enumerate(zip(places.starts, places.headers, strict=True)):
                 self._check_header(places, group, k, held[starts[k] : starts[k] + headers[k]])
         except Problem:
@@ -109,24 +105,86 @@ class Reader:
         if not len(rows):
             return
         shapes = {name: array.shape[1:] for name, array in out.items()}
-        places = _Places(samples, rows, shapes, next(iter(out.values())).dtype.name)
+        places = Places(samples, rows, shapes, next(iter(out.values())).dtype.name)
         places.check_lengths()
         batch = [array.reshape(len(array), -1).view(np.uint8) for array in out.values()]
+        missing: list[Wanted] = []
         for tar, ks in places.by_tar():
-            samples.files[tar].local()
+            if samples.files[tar].url:
+                missing += wanted(places, tar, self._copy_kept(places, tar, ks, batch))
+                continue
             samples.files[tar].check_same()
             try:
-                with self._mapped(tar) as held:
-                    places.check_ends(ks, len(held))
-                    places.ask_for(ks, held)
-                    for k in ks:
-                        places.check_name(k, held)
-                    self._copy(places, ks, np.frombuffer(held, np.uint8), batch)
+                held = self._mapped(tar)
+                places.check_ends(ks, len(held))
+                places.ask_for(ks, held)
+                for k in ks:
+                    places.check_name(k, held[places.tar_header(k)])
+                self._copy(places, ks, np.frombuffer(held, np.uint8), batch)
             finally:
                 # After the reading, good or bad: a tar that was replaced may look damaged, and is said to be replaced.
                 samples.files[tar].check_same()
+        self._copy_fetched(places, missing, batch)
 
-    def _copy(self, places: _Places, ks: list[int], tar: np.ndarray, batch: list[np.ndarray]) -> None:
+    def _copy_kept(self, places: Places, tar: int, ks: list[int], batch: list[np.ndarray]) -> list[int]:
+        """Copy the samples of a tar in a bucket that its cache has; those that it has not."""
+        places.check_ends(ks, self._samples.files[tar].size)
+        kept = self._kept(tar)
+        if kept is None:
+            return ks
+        there: list[int] = []
+        missing: list[int] = []
+        for k in ks:
+            (there if self._is_kept(places, k, kept) else missing).append(k)
+        places.ask_for(there, kept.bytes)
+        try:
+            self._copy(places, there, np.frombuffer(kept.bytes, np.uint8), batch)
+        except Problem:  # the file was damaged since: what it should have is fetched again
+            return ks
+        return missing
+
+    def _is_kept(self, places: Places, k: int, kept: KeptTar) -> bool:
+        start = places.ranges(k)[0][0]
+        has = kept.has(start)
+        if has is None:
+            view = memoryview(kept.bytes)
+            try:
+                self._check_sample(places, k, [view[first:end] for first, end in places.ranges(k)])
+            except Problem:
+                return False
+            with contextlib.suppress(OSError):  # a full disk: it is checked again the next time
+                kept.mark(start)
+        return has is not False
+
+    def _copy_fetched(self, places: Places, missing: list[Wanted], batch: list[np.ndarray]) -> None:
+        """Fetch samples, copy them, and keep them for the next time where there is room."""
+        files = self._samples.files
+        for some in fetched(files, missing, lambda k, pieces: self._check_sample(places, k, pieces)):
+            for sample in some:
+                for group, (piece, array) in enumerate(zip(sample.pieces, batch, strict=True)):
+                    for k in sample.ks:
+                        array[k] = np.frombuffer(piece, np.uint8)[-places.sizes[group] :]
+                self._keep(sample)
+                sample.pieces = []
+
+    def _keep(self, sample: Wanted) -> None:
+        cache, kept = self._samples.files[sample.tar].cache, self._kept(sample.tar)
+        if cache is not None and kept is not None and cache.room(sample.size):
+            try:
+                kept.keep(sample.start, zip((first for first, _ in sample.ranges), sample.pieces, strict=True))
+            except OSError as error:
+                cache.refused(error)
+
+    def _check_sample(self, places: Places, k: int, pieces: list[memoryview]) -> None:
+        """Raises Problem for the bytes of `places.ranges(k)` that are not sample k, to the last pixel."""
+        places.check_name(k, bytes(pieces[0][: tarfile.BLOCKSIZE]))
+        pixels = []
+        for group, (piece, size) in enumerate(zip(pieces, places.sizes, strict=True)):
+            self._check_header(places, group, k, bytes(piece[tarfile.BLOCKSIZE if group == 0 else 0 : -size]))
+            pixels.append(piece[-size:])
+        places.check_pixels(k, sha256_of(pixels))
+
+    def _copy(self, places: Places, ks: list[int], tar: np.ndarray, batch: list[np.ndarray]) -> None:
         for group, (array, size) in enumerate(zip(batch, places.sizes, strict=True)):
             starts, headers = places.starts[group], places.headers[group]
             for k in ks:
@@ -134,7 +192,7 @@ class Reader:
                 self._check_header(places, group, k, tar[starts[k] : pixels].tobytes())
                 array[k] = tar[pixels : pixels + size]
 
-    def _check_header(self, places: _Places, group: int, k: int, header: bytes) -> None:
+    def _check_header(self, places: Places, group: int, k: int, header: bytes) -> None:
         key = (header, places.shapes[group], places.dtype)
         if key in self._good:
             return
@@ -147,87 +205,33 @@ class Reader:
     def _map(self, tar: int) -> mmap.mmap:
         found = self._samples.files[tar]
         try:
-            with found.local().open("rb") as file:
+            with found.path.open("rb") as file:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise Problem(f"a tar cannot be opened: {why}", where=found.name, fix="check the file") from None
 
-    @contextmanager
-    def _mapped(self, tar: int) -> Iterator[mmap.mmap]:
-        """A tar's map. Tars stay open, as many as half of the files that the system lets a process have."""
+    def _mapped(self, tar: int) -> mmap.mmap:
+        """A tar's map."""
+        found: mmap.mmap = self._held(tar, self._map)
+        return found
+
+    def _kept(self, tar: int) -> KeptTar | None:
+        """What is kept of a tar in a bucket; None where nothing can be."""
+        file = self._samples.files[tar]
+        return self._held(tar, lambda _: file.cache and file.cache.open(file.path, file.size))
+
+    def _held(self, tar: int, opening: Callable[[int], Any]) -> Any:
+        """Tars stay open, as many as the system lets a process have."""
         with self._lock:
             held = self._open.pop(tar, None)
-        held = self._map(tar) if held is None else held
+        held = opening(tar) if held is None else held
         with self._lock:
-            self._open[tar] = held
+            if held is not None:
+                self._open[tar] = held
             while len(self._open) > self._most_open:
                 del self._open[next(iter(self._open))]  # a batch that is using it keeps it
-        yield held
-
-
-class _Places:
-    """Where the arrays of some samples of one sensor lie. Python's integers: a batch has few samples of each tar, and
-    numpy takes longer to begin than to end then."""
-
-    def __init__(self, samples: Samples, rows: np.ndarray, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> None:
-        self._samples, self._rows, self.dtype = samples, rows, dtype
-        self._first = next(iter(shapes))
-        self.shapes = list(shapes.values())
-        self.sizes = [np.dtype(dtype).itemsize * math.prod(shape) for shape in self.shapes]
-        self._tars = samples["tar"][rows]
-        starts = np.stack([samples[f"offset_{name}"][rows] for name in shapes])
-        lengths = np.stack([samples[f"length_{name}"][rows] for name in shapes])
-        headers = lengths - np.array(self.sizes)[:, None]
-        self.wrong = (headers <= 10) | (headers > HEADER_BYTES) | (starts < tarfile.BLOCKSIZE)
-        """bool (groups, B): where the index cannot be right."""
-        self.starts: list[list[int]] = starts.tolist()
-        """groups x B: bytes from the tar's start to each .npy member."""
-        self.headers: list[list[int]] = headers.tolist()
-        """groups x B: bytes of each .npy header, as the index has it."""
-        self._low: list[int] = starts.min(0).tolist()
-        self._high: list[int] = (starts + lengths).max(0).tolist()
-
-    def by_tar(self) -> Iterator[tuple[int, list[int]]]:
-        """Each tar and which of the samples it holds, in the order they have there: so a disk likes it."""
-        order = np.lexsort((self.starts[0], self._tars))
-        for some in np.split(order, np.flatnonzero(np.diff(self._tars[order])) + 1):
-            yield int(self._tars[some[0]]), some.tolist()
-
-    def check_lengths(self) -> None:
-        for group, k in np.argwhere(self.wrong):
-            what = f"the index has no place for a sample's {self.dtype} {self.shapes[group]}"
-            raise Problem(what, where=self.where(k), fix=AGAIN, code=4)
-
-    def check_ends(self, ks: list[int], size: int) -> None:
-        """Raises Problem for a sample that goes beyond its tar's end."""
-        for k in ks:
-            if self._high[k] > size:
-                raise Problem("the tar ends before the sample does", where=self.where(k), fix=AGAIN, code=4)
-
-    def check_name(self, k: int, held: mmap.mmap) -> None:
-        """Raises Problem where another sample lies in this one's place: of another build, tars may have the same size
-        and arrays the same places. Its tar header, right before its first array, has its name.
-        """
-        start = self.starts[0][k] - tarfile.BLOCKSIZE
-        name = f"{self._samples['chip_id'][self._rows[k]]}.{self._first}.npy".encode()
-        if held[start : start + len(name) + 1] != name + b"\0":
-            found = held[start : start + tarfile.LENGTH_NAME].split(b"\0")[0].decode("ascii", "backslashreplace")
-            what = f"the index and its tar do not belong together: '{found}' is in its place"
-            raise Problem(what, where=self.where(k), fix="copy the whole folder again, or make shards again", code=4)
-
-    def ask_for(self, ks: list[int], held: mmap.mmap) -> None:
-        """Say what will be read, all at once, so that a disk has something to choose from."""
-        if not hasattr(mmap, "MADV_WILLNEED"):
-            return
-        for k in ks:
-            start = self._low[k] // mmap.PAGESIZE * mmap.PAGESIZE
-            if self._high[k] - start <= MOST_ASKED:
-                held.madvise(mmap.MADV_WILLNEED, start, self._high[k] - start)
-
-    def where(self, k: int) -> str:
-        row = int(self._rows[k])
-        return f"{self._samples['chip_id'][row]} in {self._samples.files[self._samples['tar'][row]].name}"
+        return held
 
 
 def _parse_header(header: bytes, where: str) -> tuple[tuple[int, ...], np.dtype]:

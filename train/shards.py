@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,13 @@ import pyarrow.compute as pc
 
 from harmonize.problem import Problem
 from pipeline.sample import SENSORS, SPLITS
-from train.folder import COLUMNS, PLACES, read_about, read_index
+from train.bucket import address_of, fetch_small, sizes
+from train.folder import AGAIN, COLUMNS, PLACES, read_about, read_index
+from train.range_cache import RangeCache, cached_folder, cached_tar, sweep
 from train.reader import Reader as Reader  # where others look for it
-from train.tar_file import CACHE, TarFile, address_of, cached_folder, cached_tar, fetch_small
+from train.tar_file import TarFile, wrong_tar
 
+CACHE = Path("runs/cache")
 SAME = ("sha256", "label_mask", "known_mask", "split", "cell", "block", "lon", "lat", "caption_paper", "caption_rich")
 """Columns in which a chip of two folders must be the same."""
 
@@ -63,17 +67,21 @@ class Samples:
         return self.where(keep)
 
 
-def open_shards(folders: Sequence[Path | str], skip_bad: bool = False, cache: Path = CACHE) -> Samples:
+def open_shards(
+    folders: Sequence[Path | str], skip_bad: bool = False, cache: Path = CACHE, cache_gb: float | None = None
+) -> Samples:
     """The samples of shard folders. The same chip_id with the same pixels and masks is one sample.
 
-    A folder may be in a bucket (`s3://…`): its tars are fetched into `cache` when they are first read. Raises Problem
-    for a missing or damaged part, another format version, chips that contradict each other, and cells that stand in
-    train as well as in val or test. skip_bad: tars and samples that cannot be read are left out and told of in
-    `skipped` instead; which ones are left decides the order of the others, so it is settled here.
+    A folder may be in a bucket (`s3://…`): samples are fetched when they are first read, and kept in `cache`, up to
+    `cache_gb` (None: half of the disk that is free but for the cache). Raises Problem for a missing or damaged part,
+    another format version, chips that contradict each other, and cells that stand in train as well as in val or test.
+    skip_bad: tars and samples that cannot be read are left out and told of in `skipped` instead; which ones are left
+    decides the order of the others, so it is settled here.
     """
     if not folders:
         raise Problem("no shard folder is named", fix="name one or more, e.g. data/real-samples/shards")
-    parts = [_open_one(folder, skip_bad, cache) for folder in folders]
+    ranges = RangeCache(cache, None if cache_gb is None else int(cache_gb * 1e9))
+    parts = [_open_one(folder, skip_bad, cache, ranges) for folder in folders]
     # The order in which folders were named decides nothing: not which region a chip of two of them counts for either.
     parts.sort(key=lambda part: (part.about["region"], part.about["index"]["sha256"]))
     sizes = {part.about["size_px"] for part in parts}
@@ -96,7 +104,7 @@ def open_shards(folders: Sequence[Path | str], skip_bad: bool = False, cache: Pa
     merged = {name: column[order] for name, column in merged.items()}
     tars = tuple(file.path for file in files)
     rows_of_all = len(merged["tar"])
-    merged = _unique(merged, list(tars))
+    merged = _unique(merged, files)
     _check_leak(merged)
     digest = hashlib.sha256("".join(sorted(p.about["index"]["sha256"] for p in parts)).encode()).hexdigest()
     synthetic = any(part.about.get("synthetic") is True for part in parts)
@@ -132,7 +140,7 @@ def _columns(part: _Part, first_tar: int) -> dict[str, np.ndarray]:
     return {name: column[tar >= 0] for name, column in columns.items()}
 
 
-def _open_one(named: Path | str, skip_bad: bool, cache: Path) -> _Part:
+def _open_one(named: Path | str, skip_bad: bool, cache: Path, ranges: RangeCache) -> _Part:
     url = address_of(named)
     folder = cached_folder(url, cache) if url else Path(named)
     if url and not fetch_small(f"{url}/shards.json", folder / "shards.json"):
@@ -142,32 +150,45 @@ def _open_one(named: Path | str, skip_bad: bool, cache: Path) -> _Part:
     if url:
         fetch_small(f"{url}/{path.name}", path)
     table = read_index(path, about)
+    if url:
+        return _bucket_part(url, folder, about, table, skip_bad, ranges)
     files, skipped = {}, []
     for shard in about["shards"]:
-        name = str(shard["url"])
-        if url:
-            tar = cached_tar(folder, name, shard["sha256"])
-            files[name] = TarFile(tar, shard["bytes"], shard["sha256"], f"{url}/{name}")
-            continue
-        wrong = _wrong_tar(folder / name, shard["bytes"])
+        name, tar = str(shard["url"]), folder / str(shard["url"])
+        wrong = wrong_tar(name, str(folder), tar.stat().st_size if tar.exists() else None, shard["bytes"])
         if wrong and not skip_bad:
             raise wrong
         if wrong:
-            skipped.append(f"{wrong.what}: {_count(shard['nsamples'])} left out")
+            skipped.append(_left_out(wrong, shard))
         else:
-            files[name] = TarFile(folder / name, shard["bytes"], shard["sha256"])
+            files[name] = TarFile(tar, shard["bytes"], shard["sha256"])
     return _Part(about, table, files, skipped)
 
 
-def _wrong_tar(tar: Path, size: int) -> Problem | None:
-    if not tar.exists():
-        fix = "copy it there, or make shards again"
-        return Problem(f"the tar {tar.name} is missing", where=str(tar.parent), fix=fix)
-    found = tar.stat().st_size
-    if found != size:
-        what = f"{tar.name} has {found} bytes, shards.json says {size}"
-        return Problem(what, where=str(tar.parent), fix="copy it again, or make shards again", code=4)
-    return None
+def _bucket_part(
+    url: str, folder: Path, about: dict[str, Any], table: pa.Table, skip_bad: bool, ranges: RangeCache
+) -> _Part:
+    """A folder in a bucket. Its tars are looked at if bad ones are to be skipped, else when they are read."""
+    for shard in about["shards"]:
+        # A name in the cache is made of it.
+        if not re.fullmatch("[0-9a-f]{64}", str(shard["sha256"])):
+            raise Problem(f"shards.json has no sha256 of {shard['url']}", where=url, fix=AGAIN, code=4)
+    files, skipped = {}, []
+    names = [str(shard["url"]) for shard in about["shards"]]
+    found = sizes([f"{url}/{name}" for name in names]) if skip_bad else [shard["bytes"] for shard in about["shards"]]
+    for name, shard, bytes_there in zip(names, about["shards"], found, strict=True):
+        wrong = wrong_tar(name, url, bytes_there, shard["bytes"])
+        if wrong:
+            skipped.append(_left_out(wrong, shard))
+        else:
+            kept = cached_tar(folder, name, shard["sha256"])
+            files[name] = TarFile(kept, shard["bytes"], shard["sha256"], f"{url}/{name}", ranges)
+    sweep(folder, [file.path for file in files.values()])
+    return _Part(about, table, files, skipped)
+
+
+def _left_out(wrong: Problem, shard: dict[str, Any]) -> str:
+    return f"{wrong.what}: {_count(shard['nsamples'])} left out"
 
 
 def _without_bad(samples: Samples, skipped: list[str]) -> Samples:
@@ -188,13 +209,13 @@ def _count(samples: int) -> str:
     return f"{samples} sample{'' if samples == 1 else 's'}"
 
 
-def _unique(columns: dict[str, np.ndarray], tars: list[Path]) -> dict[str, np.ndarray]:
+def _unique(columns: dict[str, np.ndarray], files: list[TarFile]) -> dict[str, np.ndarray]:
     """Drop a chip's second row; a second row that says something else is an error naming both."""
     ids = columns["chip_id"].astype(str)
     for k in np.flatnonzero(ids[1:] == ids[:-1]) + 1:
         for name in SAME:
             if columns[name][k] != columns[name][k - 1]:
-                places = " and ".join(str(tars[columns["tar"][j]]) for j in (k - 1, k))
+                places = " and ".join(files[columns["tar"][j]].name for j in (k - 1, k))
                 fix = "make the shards of both regions with the same sources, labels and split"
                 raise Problem(f"{ids[k]} stands twice with another {name}", where=places, fix=fix)
     keep = np.append(True, ids[1:] != ids[:-1]) if len(ids) else np.zeros(0, bool)

@@ -7,6 +7,7 @@ Made up: the pixels are noise round a level per class, which is all the same to 
 from __future__ import annotations
 
 import datetime as dt
+import os
 import sys
 import tempfile
 from dataclasses import replace
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import counted_bucket
 from fake_shards import write_fake_shards
 
 from pipeline.parts import write_part
@@ -81,6 +83,17 @@ def many_tars() -> Samples:
     place = np.random.default_rng(0).integers(MANY // TARS, size=len(found)) * TARS + found["tar"]
     files = tuple(TarFile(link, link.stat().st_size, found.files[k % TARS].sha256) for k, link in enumerate(links))
     return replace(found, columns={**found.columns, "tar": place}, tars=tuple(links), files=files)
+
+
+def kept() -> Samples:
+    """The same samples in a bucket, after an epoch: all of them are in the cache."""
+    folder()
+    os.environ[counted_bucket.ROOT] = str(KEPT)
+    found = open_shards([f"counted://{name}/shards" for name in "ab"[:TARS]], cache=KEPT / "cache")
+    reader = Reader(found)
+    for k in range(0, len(found), 256):
+        reader.read(found.where(np.arange(k, min(k + 256, len(found)))))
+    return found
 
 
 def tars() -> list[Path]:
