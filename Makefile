@@ -82,8 +82,8 @@ doctor: $(VENV)/.ready  ## whether this machine and the services of REGION (if g
 redo: $(VENV)/.ready  ## STAGE of REGION and everything after it again
 	$(region)$(call need,STAGE,make redo STAGE=captions REGION=…)@$(PY) -m pipeline redo $(STAGE) $(REGION) --out $(OUT) $(jobs) $(ARGS)
 
-test: $(VENV)/.ready  ## the whole test suite, offline, no GPU
-	$(PY) -m pytest $(ARGS)
+test: $(VENV)/.ready  ## the whole test suite, offline, no GPU, on all cores (ARGS="tests/test_grid.py -n 0" for a part of it)
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: $(VENV)/.ready  ## the long form of the tests that try to break it (up to 90 minutes); prints the score
 	$(PY) -m pytest -m soak $(ARGS)

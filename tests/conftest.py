@@ -6,6 +6,7 @@ import datetime as dt
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,44 @@ def score(pytestconfig: pytest.Config) -> Callable[[str, int, int], None]:
         lines[what] = (before[0] + passed, before[1] + total)
 
     return add
+
+
+LONGEST = (
+    "test_world_runs",
+    "test_order",
+    "test_loader",
+    "test_sandbox",
+    "test_crash_points",
+    "test_cluster",
+    "test_real",
+)
+"""Files that take longest: first, so that no process is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: k for k, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Of several processes (`-n`), each tells its scores to the one that prints them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["scores"] = dict(session.config.stash.get(SCORES, {}))
+
+
+class FromWorkers:
+    """What pytest-xdist asks; registered where it is in use alone."""
+
+    def pytest_testnodedown(self, node: Any) -> None:
+        lines = node.config.stash.setdefault(SCORES, {})
+        for what, (passed, total) in getattr(node, "workeroutput", {}).get("scores", {}).items():
+            before = lines.get(what, (0, 0))
+            lines[what] = (before[0] + passed, before[1] + total)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.pluginmanager.hasplugin("dsession"):
+        config.pluginmanager.register(FromWorkers())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

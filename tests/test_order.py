@@ -111,7 +111,7 @@ def stream(batches: Batches, sensor: str, steps: range) -> list[int]:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    sizes=st.lists(st.integers(2, 300), min_size=2, max_size=4),
+    sizes=st.lists(st.integers(7, 300), min_size=2, max_size=4),
     worlds=st.lists(st.integers(1, 7), min_size=4, max_size=4),
     sampling=st.sampled_from(["plain", "balanced"]),
 )

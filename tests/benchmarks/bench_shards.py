@@ -31,7 +31,7 @@ from pipeline.work import Work
 from train.shards import Reader, Samples, open_shards
 from train.tar_file import TarFile
 
-KEPT = Path(tempfile.gettempdir()) / "closp-bench-loader"
+KEPT = Path(tempfile.gettempdir()) / "closp-bench-loader-2"
 SAMPLES, TARS, MANY, GROUPS_H5, WRITTEN = 3000, 2, 2600, 600, 1200
 SAMPLE_BYTES = 160_000
 """Pixels of a sample: 2 x (4 x 120 x 120 + 6 x 60 x 60 + 2 x 20 x 20)."""
