@@ -86,7 +86,7 @@ test: $(VENV)/.ready  ## the whole test suite, offline, no GPU, on all cores (AR
 	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: $(VENV)/.ready  ## the long form of the tests that try to break it (up to 90 minutes); prints the score
-	$(PY) -m pytest -m soak $(ARGS)
+	$(PY) -m pytest -m soak -n auto --dist load $(ARGS)
 
 bench: $(VENV)/.ready  ## measured runs (minutes): tables of tests/benchmarks; ARGS=--write keeps them as JSON
 	@for file in tests/benchmarks/*_rows.py; do $(PY) $$file $(ARGS); done

@@ -214,7 +214,11 @@ def test_what_is_held_of_an_item_is_all_that_is_read(tmp_path: Path) -> None:
 # Patience
 
 
-@pytest.mark.parametrize("fault", [*(status(c) for c in (429, 500, 502, 503, 504)), reset, half], ids=str)
+@pytest.mark.parametrize(
+    "fault",
+    [*(status(c) for c in (429, 500, 502, 503, 504)), reset, half],
+    ids=["429", "500", "502", "503", "504", "reset", "half"],
+)
 def test_a_fault_that_passes_is_waited_out(fault: Fault, waits: list[float]) -> None:
     with StubStac([item("a")], faults=[fault] * 3) as stub:
         assert ids(find(stub)) == ["a"]
