@@ -69,6 +69,8 @@ def build(
             failed += states.failed_rows(store, to)
             if not done:
                 runner.say(f"{region.name}: everything up to {to} is up to date")
+            elif to == "shards":
+                runner.say(f"{region.name}: the tars are in {store.root}/shards; next: make verify, or make train")
     _leave(failed)
 
 

@@ -33,7 +33,7 @@ from train.metrics import measures
 from train.model import build_model, load_model
 from train.optim import learning_rate
 from train.recipe import Data, Location, Optim, Recipe, Text, Vision, load_recipe
-from train.run import begin, finish, finished_run, is_finished
+from train.run import begin, finish, finished_run, is_finished, run_folder
 from train.shards import Reader, open_shards, wanted_split
 from train.vision import ImageTower, load_weights, normalisation
 
@@ -529,3 +529,18 @@ def test_pixels_of_an_unjudged_chip_change_no_metric(shards: Path) -> None:
     other = np.flatnonzero((images["label_mask"] & 1) == 0)[-1]
     scores[other] = 100.0
     assert measures(corpus.ranked(query, scores, corpus.rows("all"))[1]) != before
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a\nb", "/abs"])
+def test_a_run_is_named_not_addressed(name: str, tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="no name of a run"):
+        run_folder(tmp_path / "runs", name)
+
+
+def test_a_run_of_another_recipe_says_in_what(shards: Path, tmp_path: Path) -> None:
+    recipe, samples = tmp_path / "small.toml", open_shards([shards])
+    recipe.write_text('name = "small"\n[optim]\nsteps = 3\n')
+    begin(tmp_path / "run", load_recipe(recipe), recipe, samples, [shards])
+    recipe.write_text('name = "small"\n[optim]\nsteps = 4\n')
+    with pytest.raises(Problem, match=r"another recipe: optim\.steps was 3, is 4"):
+        is_finished(tmp_path / "run", load_recipe(recipe), samples)

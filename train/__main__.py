@@ -88,7 +88,7 @@ def fit(
     loaded = load_recipe(recipe)
     samples = open_shards(shards, runs, skip_bad, cache_gb)
     train = wanted_split(samples, "train")
-    folder = runs / (run or runs_of.default_name(loaded, samples.regions))
+    folder = runs_of.run_folder(runs, run or runs_of.default_name(loaded, samples.regions))
     if runs_of.is_finished(folder, loaded, samples):
         say(f"{folder}: this run is finished")
         return

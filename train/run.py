@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,14 @@ def default_name(recipe: Recipe, regions: tuple[str, ...]) -> str:
     return f"{recipe.name}-{'+'.join(sorted(regions))}"
 
 
+def run_folder(runs: Path, name: str) -> Path:
+    """The folder of a run. Raises Problem for a name that leads elsewhere."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
+        what = f"'{name}' is no name of a run"
+        raise Problem(what, where="--run (RUN=…)", fix="use letters, digits and - _ . +; --runs says where they lie")
+    return runs / name
+
+
 def read_run(run: Path) -> dict[str, Any] | None:
     """run.json of a folder, None where there is none."""
     path = run / "run.json"
@@ -42,14 +51,26 @@ def is_finished(run: Path, recipe: Recipe, samples: Samples) -> bool:
     about = read_run(run)
     if about is None:
         return False
+    fix = f"give the new run a name (RUN=… or --run), or remove {run}"
     for key, what in _identity(recipe, samples).items():
         if about.get(key) != what:
-            raise Problem(
-                f"this run was made with other {key.split('_')[0]}",
-                where=str(run),
-                fix=f"give the new run a name (RUN=… or --run), or remove {run}",
-            )
+            with_what = "other shards" if key == "shards_sha256" else f"another recipe{_differs(recipe, run)}"
+            raise Problem(f"this run was made with {with_what}", where=str(run), fix=fix)
     return bool(about.get("finished"))
+
+
+def _differs(recipe: Recipe, run: Path) -> str:
+    """Keys in which a recipe is not a run's."""
+    mine, its = (_flat(one.model_dump(mode="json")) for one in (recipe, recipe_of(run)))
+    keys = [key for key in sorted(set(mine) | set(its)) if mine.get(key) != its.get(key)]
+    return f": {', '.join(f'{key} was {its.get(key)}, is {mine.get(key)}' for key in keys[:3])}" if keys else ""
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _identity(recipe: Recipe, samples: Samples) -> dict[str, str]:
@@ -112,7 +133,7 @@ def finished_run(runs: Path, name: str | None) -> Path:
         if not done:
             raise Problem("there is no finished run", where=str(runs), fix="make train REGION=… RECIPE=…")
         return max(done, key=lambda p: (p / "model.safetensors").stat().st_mtime)
-    run = runs / name
+    run = run_folder(runs, name)
     if run in done:
         return run
     if run in folders:
