@@ -13,6 +13,7 @@ import pytest
 import shapely
 from world import World
 
+from harmonize.lock import LOCK
 from pipeline import labels, pixels, runner
 from pipeline.grid import Cell
 from pipeline.receipt import read_receipt
@@ -84,11 +85,11 @@ def build(manifest: Path, out: Path) -> list[str]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every file but receipts, drafts of killed runs too."""
+    """sha256 of every file but receipts, drafts of killed runs too; a lock that a run left behind holds nobody."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and ("receipts" not in path.parts or path.name.startswith("."))
+        if path.is_file() and path.name != LOCK and ("receipts" not in path.parts or path.name.startswith("."))
     }
 
 
