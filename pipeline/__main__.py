@@ -6,6 +6,7 @@ python -m pipeline build REGION --to shards    runs what is not up to date, upst
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -60,18 +61,19 @@ def build(
     from pipeline.cluster import Scheduler
 
     _known(to)
-    failed = 0
+    failed, reasons = 0, list[str]()
     with Scheduler(scheduler) as jobs:
         jobs.connect()  # a wrong address is told before anything is asked of an archive
         for path in regions:
             region, store = runner.load(path, out)
             done = runner.run_upto(region, store, to, scheduler=jobs, wait=wait, retry_failed=retry_failed)
             failed += states.failed_rows(store, to)
+            reasons += states.failures(store, to)
             if not done:
                 runner.say(f"{region.name}: everything up to {to} is up to date")
             elif to == "shards":
                 runner.say(f"{region.name}: the tars are in {store.root}/shards; next: make verify, or make train")
-    _leave(failed)
+    _leave(failed, reasons)
 
 
 @app.command()
@@ -92,13 +94,14 @@ def redo(
     loaded, store = runner.load(region, out)
     with Scheduler(scheduler) as jobs:
         runner.redo(loaded, store, stage, to, scheduler=jobs, wait=wait)
-    _leave(states.failed_rows(store, to))
+    _leave(states.failed_rows(store, to), states.failures(store, to))
 
 
 @app.command()
 def status(regions: Annotated[list[Path], typer.Argument(help="manifests")], out: Out = DATA) -> None:
     """Which stages of a region are up to date, and why the others are not."""
     from pipeline import runner, states
+    from pipeline.receipt import UNREADABLE
 
     for path in regions:
         region, store = runner.load(path, out)
@@ -106,6 +109,8 @@ def status(regions: Annotated[list[Path], typer.Argument(help="manifests")], out
         for name, state in states.states(region, store, "shards").items():
             r = state.receipt
             rows = f"{r.kept} of {r.rows_in} rows" if r else ""
+            if r and name in states.READING and (lost := r.dropped.get(UNREADABLE)):
+                rows += f", {lost} unreadable"
             print(f"  {name:<9} {state.reason or 'up to date':<44} {rows}")
 
 
@@ -238,13 +243,12 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _leave(failed: int) -> None:
+def _leave(failed: int, reasons: Sequence[str] = ()) -> None:
     """Code 3 where rows failed: everything else is done, and those rows stand in their table with the reason."""
     if failed:
-        print(
-            f"finished, but {failed} rows could not be read: see `dropped` in pixels.parquet and labels.parquet",
-            file=sys.stderr,
-        )
+        from pipeline.runner import say
+
+        say("\n".join([f"finished, but {failed} rows could not be read:", *(f"  {reason}" for reason in reasons)]))
         print("  fix:   the same command with --retry-failed tries those rows again (make …: ARGS=)", file=sys.stderr)
         raise typer.Exit(3)
 
@@ -321,7 +325,8 @@ def _run_stage(
         receipt = runner.run_alone(loaded, store, name, scheduler=jobs, wait=wait, retry_failed=retry_failed)
     if receipt is None:
         runner.say(f"{loaded.name}: {name} is up to date")
-    _leave(states.failed_rows(store, name) if name in states.READING else 0)
+    if name in states.READING:
+        _leave(states.failed_rows(store, name), states.failures(store, name))
 
 
 for _name, _does in (

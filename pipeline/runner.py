@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -40,10 +41,10 @@ if TYPE_CHECKING:
 
 
 class _Tables(Mapping[str, "pa.Table"]):
-    """The tables of a stage's inputs, read when asked for."""
+    """The tables of a stage's inputs, read when asked for, and only as they were written."""
 
-    def __init__(self, store: Store, names: tuple[str, ...]) -> None:
-        self._store, self._names = store, names
+    def __init__(self, store: Store, names: tuple[str, ...], region: Region) -> None:
+        self._store, self._names, self._region = store, names, region
         self._read: dict[str, pa.Table] = {}
 
     def __getitem__(self, name: str) -> pa.Table:
@@ -54,14 +55,18 @@ class _Tables(Mapping[str, "pa.Table"]):
         return self._read[name]
 
     def _table(self, name: str) -> pa.Table:
+        receipt = read_receipt(self._store, name)
+        # Of screen not whatever lies in its folder: jobs that were given up may have left other files there.
+        written = receipt.outputs.items() if receipt else ()
+        files = {file: sha256 for file, sha256 in written if file.endswith(".parquet")}
+        for file, sha256 in files.items():
+            if hashlib.sha256(self._store.read(file)).hexdigest() != sha256:
+                fix = f"make redo STAGE={name} REGION={self._region.path}"
+                raise Problem(f"{file} is not what stage {name} wrote", where=self._store.root, fix=fix, code=4)
         if name == "screen":
             from pipeline.screen import read_screen
 
-            # Not whatever lies in the folder: jobs that were given up may have left other files there.
-            receipt = read_receipt(self._store, name)
-            return tables.check(
-                read_screen(self._store, list(receipt.outputs) if receipt else []), tables.SCREEN, "screen/"
-            )
+            return tables.check(read_screen(self._store, list(files)), tables.SCREEN, "screen/")
         return tables.read_table(self._store, f"{name}.parquet", tables.SCHEMAS[name])
 
     def __iter__(self) -> Iterator[str]:
@@ -197,7 +202,7 @@ def _run(
     stage: Stage, region: Region, store: Store, found: dict[str, State], quiet: bool, scheduler: Scheduler
 ) -> Receipt:
     started = time.perf_counter()
-    work = Work(region, store, _Tables(store, stage.reads), quiet=quiet, scheduler=scheduler, stage=stage.name)
+    work = Work(region, store, _Tables(store, stage.reads, region), quiet=quiet, scheduler=scheduler, stage=stage.name)
     _ensure_worlds(region, work)
     before = found[stage.name].receipt
     if before and found[stage.name].reason is None:

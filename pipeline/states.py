@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.receipt import UNREADABLE, Receipt, canonical, look_at, read_receipt, why_none
+from pipeline import tables
+from pipeline.receipt import UNREADABLE, Receipt, canonical, counted_as, look_at, read_receipt, why_none
 from pipeline.region import Region
 from pipeline.stages import Stage, upto
 from pipeline.store import Store
@@ -100,3 +102,20 @@ def failed_rows(store: Store, last: str) -> int:
     so until that stage is redone."""
     receipts = [read_receipt(store, stage.name) for stage in upto(last) if stage.name in READING]
     return sum(receipt.dropped.get(UNREADABLE, 0) for receipt in receipts if receipt)
+
+
+def failures(store: Store, last: str, most: int = 5) -> list[str]:
+    """Reasons of rows that could not be read, the most frequent first, with their number."""
+    found: Counter[str] = Counter()
+    for stage in upto(last):
+        receipt = read_receipt(store, stage.name) if stage.name in READING else None
+        name = f"{stage.name}.parquet"
+        if not receipt or not receipt.dropped.get(UNREADABLE):
+            continue
+        if name in receipt.outputs and "dropped" in tables.SCHEMAS[stage.name].names:
+            reasons = tables.read_table(store, name, tables.SCHEMAS[stage.name])["dropped"].drop_null().to_pylist()
+            found.update(reason for reason in reasons if counted_as(reason) == UNREADABLE)
+        else:
+            found.update({note.removeprefix("warning: "): 1 for note in receipt.notes if UNREADABLE in note})
+    lines = [f"{count} x {reason}" if count > 1 else reason for reason, count in found.most_common(most)]
+    return lines + ([f"and {len(found) - most} more reasons"] if len(found) > most else [])

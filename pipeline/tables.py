@@ -233,7 +233,9 @@ def parquet_bytes(table: pa.Table, extra: dict[str, str] | None = None) -> bytes
         )
     sink = io.BytesIO()
     # store_schema would embed the Arrow schema; it keeps field metadata and time zones exact for readers.
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", version="2.6")
+    # Checksums of pages: a byte that flipped may still unpack to a table, and to another one.
+    table = table.replace_schema_metadata(metadata)
+    pq.write_table(table, sink, compression="zstd", version="2.6", write_page_checksum=True)
     return sink.getvalue()
 
 
@@ -249,8 +251,9 @@ def read_parquet(store: Store, name: str) -> pa.Table:
     open a local file by its name, and stay out of what came from a bucket.
     """
     if store.remote:
-        return pq.ParquetFile(io.BytesIO(store.read(name)), pre_buffer=False).read(use_threads=False)
-    return pq.ParquetFile(store.path(name)).read()
+        data = io.BytesIO(store.read(name))
+        return pq.ParquetFile(data, pre_buffer=False, page_checksum_verification=True).read(use_threads=False)
+    return pq.ParquetFile(store.path(name), page_checksum_verification=True).read()
 
 
 def read_table(store: Store, name: str, schema: pa.Schema) -> pa.Table:

@@ -76,6 +76,8 @@ def target_of(named: str, out: str) -> Target:
         region, store = runner.load(named, out)
         if not store.list("receipts"):
             fix = f"make shards REGION={named}"
+            if store.walk():
+                raise Problem("there are files and no receipts that say of them", where=store.root, fix=fix, code=4)
             raise Problem("nothing was made of this region yet", where=store.root, fix=fix)
         return Target(store, "shards/", f"REGION={region.path}" + (f" OUT={out}" if out != "data" else ""))
     store = Store(named)
@@ -287,10 +289,14 @@ def finding_line(finding: Finding) -> str:
     return "  ".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in part) for part in parts)
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
 def summary(report: Report) -> str:
     """What was looked at, and how it stands."""
     damaged = {finding.file for finding in report.findings}
-    state = f"{len(report.findings)} things are wrong in {len(damaged)} files" if damaged else "whole"
+    state = f"{_counted(len(report.findings), 'finding')} in {_counted(len(damaged), 'file')}" if damaged else "whole"
     looked = f"{report.tars} tars, {report.samples} samples ({report.close} of them array by array), "
     looked += f"{report.files - report.tars} other files, {report.bytes / 1e6:.1f} MB in {report.seconds:.1f} s"
     rate = f" ({report.bytes / 1e6 / report.seconds:.0f} MB/s)" if report.seconds else ""

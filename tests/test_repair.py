@@ -18,7 +18,7 @@ from test_runner import build, hashes
 from world import World
 
 from harmonize.problem import Problem
-from pipeline import runner
+from pipeline import runner, tables
 from pipeline.scenes import _without_duplicates
 
 
@@ -209,3 +209,39 @@ def test_a_date_in_the_manifest_rules_over_the_items(world: World, tmp_path: Pat
     build(manifest, tmp_path / "out")
     labels = pq.read_table(tmp_path / "out/tiny/labels.parquet").to_pylist()
     assert {str(r["date"]) for r in labels} == {"2019-05-05"}
+
+
+@pytest.mark.parametrize(
+    ("table", "stage"),
+    [("scenes", "pixels"), ("chips", "labels"), ("labels", "captions"), ("captions", "shards"), ("screen", "chips")],
+)
+def test_a_damaged_table_is_never_an_input(world: World, tmp_path: Path, table: str, stage: str) -> None:
+    """A byte that flipped in a page often unpacks to other values: a stage that read them would make whole wrong files."""
+    manifest, out = world.write(), tmp_path / "out"
+    build(manifest, out)
+    expected = hashes(out)
+    path = next((out / "tiny/screen").glob("*")) if table == "screen" else out / f"tiny/{table}.parquet"
+    whole = path.read_bytes()
+    for at in range(40, len(whole) - 8, max(1, len(whole) // 7)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        code, said = cli("redo", stage, str(manifest), "--out", str(out))
+        assert code == 4, said
+        assert f"{path.relative_to(out / 'tiny')} is not what stage {table} wrote" in said
+        assert f"make redo STAGE={table}" in said
+    path.write_bytes(whole)
+    assert cli("build", str(manifest), "--to", "shards", "--out", str(out))[0] == 0
+    assert hashes(out) == expected
+
+
+def test_pages_of_tables_have_checksums(world: World, tmp_path: Path) -> None:
+    """Found where no receipt is left to say what a file was."""
+    manifest, out = world.write(), tmp_path / "out"
+    build(manifest, out)
+    path = out / "tiny/labels.parquet"
+    whole = path.read_bytes()
+    first = pq.read_metadata(path).row_group(0).column(0)
+    at = (first.dictionary_page_offset or first.data_page_offset) + first.total_compressed_size - 1
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(Problem, match=r"labels\.parquet is damaged") as caught:
+        tables.read_table(runner.load(manifest, str(out))[1], "labels.parquet", tables.LABELS)
+    assert caught.value.code == 4

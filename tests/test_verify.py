@@ -687,7 +687,7 @@ def test_a_line_has_file_sample_what_and_fix(region: Path) -> None:
     assert len(lines) == 1
     assert lines[0].split("  ")[:2] == [TAR, key]
     assert "fix: copy it again, or where it was made: make redo STAGE=shards REGION=…" in lines[0]
-    assert "1 things are wrong in 1 files" in said
+    assert "1 finding in 1 file" in said
 
 
 @pytest.mark.parametrize("named", ["nowhere", "nowhere.toml", "file"])

@@ -258,6 +258,7 @@ def export(
     folder = finished_run(runs, run)
     if dest.exists() and any(dest.iterdir()):
         raise Problem("the folder is not empty", where=str(dest), fix="name another one")
+    load_model(folder)  # a damaged one is told by its own name, and not copied
     dest.mkdir(parents=True, exist_ok=True)
     for name in ("model.safetensors", "config.json"):
         shutil.copyfile(folder / name, dest / name)
