@@ -130,6 +130,15 @@ class Bucket:
         names = [str(one["name"]).rpartition("/")[2] for one in told if one["type"] == "file"]
         return [name for name in names if name]  # some programs leave an object "folder/"
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Path and bytes of all objects below a folder, by one listing."""
+        try:
+            with self._fresh() as fs:
+                found = fs.find(folder, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {str(path): int(told["size"] or 0) for path, told in found.items()}
+
     def find(self, folder: str) -> list[str]:
         """Paths of all objects below a folder."""
         with self._fresh() as fs:

@@ -236,7 +236,7 @@ def _run(
         rows_in=outcome.rows_in,
         kept=kept,
         dropped=dict(sorted(dropped.items())),
-        sizes={name: size for name in sorted(outputs) if (size := store.size(name)) is not None},
+        sizes={name: size for name, size in store.sizes(sorted(outputs)).items() if size is not None},
         losers=dict(sorted((k, v) for k, v in outcome.losers.items() if v)),
         notes=(*outcome.notes, *retries_told(retried)),
         versions=versions_here(),

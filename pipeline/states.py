@@ -28,17 +28,21 @@ class State:
 def states(region: Region, store: Store, last: str) -> dict[str, State]:
     """Where every stage up to `last` stands. A stage after a stale one is stale too."""
     found: dict[str, State] = {}
+    receipts = {stage.name: read_receipt(store, stage.name) for stage in upto(last)}
+    sizes = store.sizes({name for receipt in receipts.values() if receipt for name in receipt.outputs})
     for stage in upto(last):
         upstream = next((name for name in stage.reads if found[name].reason), None)
-        receipt = read_receipt(store, stage.name)
+        receipt = receipts[stage.name]
         reason = f"{upstream} is not up to date" if upstream and receipt else None
         if receipt is None:
             reason = why_none(store, stage.name)
-        found[stage.name] = State(receipt, reason or _stale(stage, receipt, region, store, found))
+        found[stage.name] = State(receipt, reason or _stale(stage, receipt, region, sizes, found))
     return found
 
 
-def _stale(stage: Stage, receipt: Receipt | None, region: Region, store: Store, found: dict[str, State]) -> str | None:
+def _stale(
+    stage: Stage, receipt: Receipt | None, region: Region, sizes: dict[str, int | None], found: dict[str, State]
+) -> str | None:
     """Why a receipt no longer holds, as one short sentence; None when it holds."""
     if receipt is None:
         return "it has not run yet"
@@ -54,12 +58,11 @@ def _stale(stage: Stage, receipt: Receipt | None, region: Region, store: Store, 
     changed = _changed_outside(stage, receipt, region)
     if changed:
         return changed
-    return next(filter(None, (_cut_off(store, name, receipt.sizes.get(name)) for name in receipt.outputs)), None)
+    return next(filter(None, (_cut_off(name, sizes[name], receipt.sizes.get(name)) for name in receipt.outputs)), None)
 
 
-def _cut_off(store: Store, name: str, written: int | None) -> str | None:
+def _cut_off(name: str, size: int | None, written: int | None) -> str | None:
     """Whether an output is missing or has another size; its bytes are read by `verify` alone."""
-    size = store.size(name)
     if size is None:
         return f"{name} is missing"
     return f"{name} has {size} bytes, {written} were written" if written not in (None, size) else None

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -50,6 +50,14 @@ class Store:
             return int(self._fs.size(self.path(name)) if self.remote else Path(self.path(name)).stat().st_size)
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def sizes(self, names: Iterable[str]) -> dict[str, int | None]:
+        """Bytes of files, None where there is none; a bucket is asked once for all of them."""
+        if not self.remote:
+            return {name: self.size(name) for name in names}
+        root = self.root.strip("/") + "/"
+        there = {path.lstrip("/").removeprefix(root): size for path, size in self._fs.sizes(self.root).items()}
+        return {name: there.get(name) for name in names}
 
     def open(self, name: str) -> BinaryIO:
         """A file to read from its start to its end, without holding all of it."""

@@ -22,6 +22,7 @@ from fake_shards import write_fake_shards
 from harmonize.problem import Problem
 from harmonize.queries import Query
 from harmonize.query_families import choose_queries, class_queries
+from harmonize.record import sealed, unsealed
 from harmonize.vocabulary import mask_of
 from train.batches import Batches, subset_view
 from train.corpus import Corpus
@@ -544,3 +545,23 @@ def test_a_run_of_another_recipe_says_in_what(shards: Path, tmp_path: Path) -> N
     recipe.write_text('name = "small"\n[optim]\nsteps = 4\n')
     with pytest.raises(Problem, match=r"another recipe: optim\.steps was 3, is 4"):
         is_finished(tmp_path / "run", load_recipe(recipe), samples)
+
+
+def test_another_run_that_is_damaged_is_no_matter(tmp_path: Path) -> None:
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_bytes(sealed({"finished": True}))
+        (tmp_path / name / "model.safetensors").write_bytes(b"")
+    (tmp_path / "bad/run.json").write_bytes(b"{")
+    assert finished_run(tmp_path, "good") == finished_run(tmp_path, None) == tmp_path / "good"
+    with pytest.raises(Problem, match=r"run\.json is damaged"):
+        finished_run(tmp_path, "bad")
+
+
+def test_every_byte_of_a_sealed_record_is_under_its_hash() -> None:
+    data = sealed({"finished": True, "files": {"a": "0" * 64}, "é": 1})
+    for at in range(len(data)):
+        for bit in range(8):
+            with pytest.raises(ValueError):
+                unsealed(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
+    assert unsealed(data)["finished"]

@@ -18,7 +18,7 @@ from harmonize.disk import disk_told
 from harmonize.problem import Problem
 from harmonize.vocabulary import CLASSES
 from train.batches import Batch, Batches
-from train.checkpoint import checkpoints, load_checkpoint, order_of, save_checkpoint
+from train.checkpoint import checkpoints, load_checkpoint, order_of, save_checkpoint, write_whole
 from train.draws import counter
 from train.loader import Loader, Loading, training_loader
 from train.loss import each_class, mean_loss, multi_positive, one_to_one, relation, same_place
@@ -256,7 +256,7 @@ def _cut(path: Path, step: int) -> None:
     except (ValueError, TypeError, KeyError) as error:
         fix = "remove the line that is no JSON; what stands in it is for people alone"
         raise Problem(f"{path.name} is damaged: {error}", where=str(path), fix=fix, code=4) from None
-    path.write_text("".join(line + "\n" for line in lines))
+    write_whole(path, "".join(line + "\n" for line in lines).encode())
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

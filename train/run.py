@@ -126,16 +126,24 @@ def environment() -> dict[str, Any]:
 
 
 def finished_run(runs: Path, name: str | None) -> Path:
-    """The folder of a finished run: the one named, else the newest."""
+    """The folder of a finished run: the one named, else the newest. Of the others a damaged run.json is no matter."""
     folders = [p.parent for p in runs.glob("*/run.json")]
-    done = [p for p in folders if (read_run(p) or {}).get("finished")]
     if name is None:
+        done = [folder for folder in folders if _is_finished(folder)]
         if not done:
             raise Problem("there is no finished run", where=str(runs), fix="make train REGION=… RECIPE=…")
         return max(done, key=lambda p: (p / "model.safetensors").stat().st_mtime)
     run = run_folder(runs, name)
-    if run in done:
-        return run
-    if run in folders:
+    if run not in folders:
+        raise Problem(f"there is no run '{name}'", where=str(runs), fix=nearest(name, [p.name for p in folders]))
+    if not (read_run(run) or {}).get("finished"):
         raise Problem(f"run '{name}' is not finished", where=str(run), fix="run make train again to go on with it")
-    raise Problem(f"there is no run '{name}'", where=str(runs), fix=nearest(name, [p.name for p in folders]))
+    return run
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        about = read_run(folder) or {}
+    except Problem:
+        return False
+    return bool(about.get("finished")) and (folder / "model.safetensors").exists()

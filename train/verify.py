@@ -128,6 +128,6 @@ def finding_lines(report: RunReport) -> Iterator[str]:
 def summary(report: RunReport) -> str:
     """What was looked at, and how it stands."""
     damaged = {finding.file for finding in report.findings}
-    state = f"{len(report.findings)} things are wrong in {len(damaged)} files" if damaged else "whole"
+    state = f"{len(report.findings)} findings in {len(damaged)} files" if damaged else "whole"
     looked = f"{report.files} files, {report.bytes / 1e6:.1f} MB in {report.seconds:.1f} s"
     return "\n".join([*(f"  {note}" for note in report.notes), f"{report.root}: {state}: {looked}"])
