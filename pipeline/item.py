@@ -154,7 +154,10 @@ def stored(href: str, work: Work) -> str:
 
 
 def raster_place(item: Item, source: Source, href: str, work: Work, use: Imagery) -> tuple[int, list[float]]:
-    """EPSG and bounds of the reference band's raster, from proj:* or else from the file's header."""
+    """EPSG and bounds of the reference band's raster, from proj:* or else from the file's header.
+
+    Raises UnreadableRaster, and Problem for an item that says what cannot be.
+    """
     from pipeline import opening
 
     asset = item["assets"][source.assets[reference_band(source)]]
@@ -167,10 +170,7 @@ def raster_place(item: Item, source: Source, href: str, work: Work, use: Imagery
     if epsg and t and shape:
         return int(epsg), [t[2], t[5] + t[4] * shape[0], t[2] + t[0] * shape[1], t[5]]
 
-    try:
-        head = work.read(href, use.source, opening.header)
-    except opening.UnreadableRaster as error:
-        raise Problem(f"a raster's header cannot be read: {error}", where=name_of(item), fix="mend the file") from None
+    head = work.read(href, use.source, opening.header)
     if head.epsg is None:
         raise Problem("a raster's CRS has no EPSG code", where=name_of(item), fix="add proj:epsg to the item")
     return head.epsg, list(head.bounds)

@@ -17,6 +17,7 @@ from pipeline.item import (
     check_place,
     footprint,
     generated,
+    name_of,
     orbit,
     platform,
     raster_place,
@@ -25,6 +26,7 @@ from pipeline.item import (
     tile,
     when,
 )
+from pipeline.receipt import UNREADABLE
 from pipeline.region import Imagery, Region
 from pipeline.sandbox import VERSION as WORLD_VERSION
 from pipeline.sandbox import size_of
@@ -94,7 +96,10 @@ def _tracking(work: Work, source: str) -> stac_api.Track:
 
 def _rows(items: list[Item], use: Imagery, work: Work, dropped: Counter[str], notes: list[str]) -> list[dict[str, Any]]:
     """Rows of the items that are wanted. Nobody can mend an item of an API, so a broken one is left out and told;
-    on disk it is a Problem, and so it is where no item of the API is whole."""
+    on disk it is a Problem, and so it is where no item of the API is whole. One whose raster cannot be read is left
+    out, counted as that, and tried again where it is asked for."""
+    from pipeline.opening import UnreadableRaster
+
     source = work.region.source(use.source)
     rows: list[dict[str, Any]] = []
     broken: list[Problem] = []
@@ -108,6 +113,9 @@ def _rows(items: list[Item], use: Imagery, work: Work, dropped: Counter[str], no
                 raise
             broken.append(problem)
             reason = "unusable item"
+        except UnreadableRaster as error:
+            reason = UNREADABLE
+            notes.append(f"warning: {UNREADABLE}: {error} ({name_of(item)}): the item is left out")
         if reason:
             dropped[reason] += 1
     if broken and not rows:

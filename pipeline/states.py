@@ -13,7 +13,7 @@ from pipeline.region import Region
 from pipeline.stages import Stage, upto
 from pipeline.store import Store
 
-READING = ("screen", "pixels", "labels")
+READING = ("scenes", "screen", "pixels", "labels")
 """Stages that read files which may be damaged, and go on without what they could not read."""
 
 

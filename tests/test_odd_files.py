@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import rasterio
 import rasterio.vrt
 from rasterio.transform import Affine, from_origin
 from test_bad_input import cli
+from test_runner import hashes
 from world import World
 
 from pipeline import radiometry
@@ -339,6 +341,29 @@ def test_an_odd_item_is_named(case: str, tmp_path: Path) -> None:
     code, said = cli("build", str(manifest), "--to", "scenes", "--out", str(tmp_path / "out"))
     assert (code, words in said, "S2-1" in said, "fix:" in said) == (2, True, True, True), said
     assert "Traceback" not in said
+
+
+def test_an_item_whose_header_cannot_be_read_is_left_out_and_tried_again(tmp_path: Path) -> None:
+    """Its place is known from its raster alone: the other scenes go on, code 3, and it comes when the file is mended."""
+    world = World(tmp_path / "w", size_m=1200, dates=DATES)
+    manifest, out = world.write(), str(tmp_path / "out")
+    path = world.root / "catalog/s2/S2-1.json"
+    item = json.loads(path.read_text())
+    for fields in (item["properties"], *item["assets"].values()):
+        for key in [key for key in fields if key.startswith("proj:")]:
+            del fields[key]
+    path.write_text(json.dumps(item))
+    assert cli("build", str(manifest), "--to", "shards", "--out", str(tmp_path / "whole"))[0] == 0
+    file = world.root / "cogs/s2_1_B02.tif"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:20])
+    code, said = cli("build", str(manifest), "--to", "shards", "--out", out)
+    assert (code, "Traceback" in said) == (3, False), said
+    assert re.search(rf"unreadable: {file.name}: .*S2-1", said)
+    assert cli("build", str(manifest), "--to", "shards", "--out", out)[0] == 3
+    file.write_bytes(whole)
+    assert cli("build", str(manifest), "--to", "shards", "--out", out, "--retry-failed")[0] == 0
+    assert hashes(tmp_path / "out/tiny") == hashes(tmp_path / "whole/tiny")
 
 
 def test_a_bow_tie_has_the_chips_of_its_halves(tmp_path: Path) -> None:
