@@ -187,10 +187,15 @@ def check_place(item: Item, epsg: int, box: list[float]) -> None:
         move = transformer(epsg, 4326)
     except CRSError:
         raise Problem(f"there is no EPSG:{epsg}", where=where, fix="mend proj:epsg (or proj:code)") from None
-    outline = shapely.segmentize(shapely.box(*box), max(abs(box[2] - box[0]), abs(box[3] - box[1]), 1e-9) / 16)
-    lon, lat = move.transform(*shapely.get_coordinates(outline).T)
-    degrees = np.column_stack([lon, lat])
-    found = np.isfinite(degrees).all() and cut_at_180(shapely.Polygon(degrees), WORLD_GAP).intersects(footprint(item))
+    try:
+        outline = shapely.segmentize(shapely.box(*box), max(abs(box[2] - box[0]), abs(box[3] - box[1]), 1e-9) / 16)
+        lon, lat = move.transform(*shapely.get_coordinates(outline).T)
+        degrees = np.column_stack([lon, lat])
+        found = np.isfinite(degrees).all() and cut_at_180(shapely.Polygon(degrees), WORLD_GAP).intersects(
+            footprint(item)
+        )
+    except shapely.errors.GEOSException:  # of a box without extent, or one that no float can divide
+        found = False
     if not found:
         raise Problem(
             f"an item's raster ({west_south_east_north} in EPSG:{epsg}) does not lie where its geometry is",
