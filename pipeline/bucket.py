@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from harmonize.disk import disk_problem, disk_told
 from harmonize.problem import Problem
 
 STAMP = 16
@@ -47,13 +48,16 @@ class Bucket:
     @contextlib.contextmanager
     def _fresh(self) -> Iterator[Any]:
         """The file system without remembered listings. A missing object stays FileNotFoundError; all else that it may
-        raise (no credentials, no network, no such bucket) is a Problem: its libraries share no kind of error."""
+        raise (no credentials, no network, no such bucket) is a Problem: its libraries share no kind of error. A disk
+        of this machine that takes no more is told as such."""
         self._fs.invalidate_cache()
         try:
             yield self._fs
-        except FileNotFoundError:
+        except (FileNotFoundError, Problem):
             raise
         except Exception as error:
+            if told := disk_problem(error, self._url):
+                raise told from None
             said = (str(error).splitlines() or [type(error).__name__])[0]
             fix = "check the address, your credentials and the network, then call again: it goes on where it was"
             raise Problem(f"the bucket does not answer: {said}", where=self._url, fix=fix, code=1) from None
@@ -172,7 +176,7 @@ class Bucket:
             raise Problem(f"no room for a copy of {size / 1e6:.0f} MB", where=str(copy.parent), fix=fix, code=1)
         part = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
         try:
-            with self._fresh() as fs:
+            with self._fresh() as fs, disk_told(str(copy.parent)):
                 fs.get_file(path, str(part))
             found = part.stat().st_size
             if found != size:

@@ -45,10 +45,11 @@ def read_classes(
             raise unreadable(href, error) from None
     nodata = [v for v in (*source.nodata_values, part.rio.nodata) if v is not None]
     if part.dtype.kind not in "iufb":
-        raise UnreadableRaster(f"{named(href)}: holds {part.dtype} values, which are no codes")
+        raise UnreadableRaster(f"{named(href)}: holds {part.dtype} values, which are no codes", lasting=True)
     codes = _likeliest(part.values, nodata) if source.probabilities else _coded(part.values[0], nodata)
     if codes is None:
-        raise UnreadableRaster(f"{named(href)}: holds fractions, which are no codes (is probabilities missing?)")
+        what = "holds fractions, which are no codes (is probabilities missing?)"
+        raise UnreadableRaster(f"{named(href)}: {what}", lasting=True)
     return part.isel(band=0, drop=True).copy(data=codes).rio.write_nodata(OUTSIDE)
 
 

@@ -53,7 +53,7 @@ def fetched(href: str, sign: str, folder: Path, where: str) -> Path:
             draft.unlink(missing_ok=True)
     except GaveUp as error:
         fix = "run the same command again later, or fetch the file by hand and give its path as href"
-        raise Problem(f"{name} cannot be fetched: {error}", where=where, fix=fix) from None
+        raise Problem(f"{name} cannot be fetched: {error}", where=where, fix=fix, code=error.code) from None
     except OSError as error:
         raise Problem(f"{name} cannot be stored: {error.strerror}", where=str(folder), fix="make room") from None
     return target

@@ -74,10 +74,14 @@ def named(href: str) -> str:
 
 
 class UnreadableRaster(Exception):
-    """A raster could not be opened or read; the message says why, without secrets of the address."""
+    """A raster could not be opened or read; the message says why, without secrets of the address.
 
-    def __init__(self, message: str, seen: str = "") -> None:
+    lasting: it was read and is not what is wanted, so that reading it again would not help.
+    """
+
+    def __init__(self, message: str, seen: str = "", *, lasting: bool = False) -> None:
         super().__init__(message)
+        self.lasting = lasting
         self.seen = seen or message
         """All that was said on the way, for a program to look at; it may hold secrets."""
 
@@ -110,12 +114,12 @@ def open_raster(href: str) -> xr.DataArray:
     except (ValueError, OverflowError, MemoryError) as error:  # NUL in a name; sizes that no array has
         raise unreadable(href, error) from None
     if not isinstance(opened, xarray.DataArray):
-        raise UnreadableRaster(f"{named(href)}: has several rasters inside")
+        raise UnreadableRaster(f"{named(href)}: has several rasters inside", lasting=True)
     if opened.rio.crs is None:
-        raise UnreadableRaster(f"{named(href)}: has no CRS")
+        raise UnreadableRaster(f"{named(href)}: has no CRS", lasting=True)
     _check_sizes(opened, href)
     if opened.rio.transform().b or opened.rio.transform().d:
-        raise UnreadableRaster(f"{named(href)}: its rows do not run from west to east")
+        raise UnreadableRaster(f"{named(href)}: its rows do not run from west to east", lasting=True)
     return opened
 
 
@@ -136,12 +140,13 @@ def _opened(name: str) -> Any:
 def _check_sizes(raster: xr.DataArray, href: str) -> None:
     transform, blocks = raster.rio.transform(), raster.encoding.get("preferred_chunks", {})
     if not all(map(math.isfinite, transform[:6])) or transform.is_degenerate:
-        raise UnreadableRaster(f"{named(href)}: its pixels have no size")
+        raise UnreadableRaster(f"{named(href)}: its pixels have no size", lasting=True)
     block = math.prod(blocks.values()) * raster.sizes["band"] * raster.dtype.itemsize
     if block > MOST_BLOCK_BYTES:
         raise UnreadableRaster(
             f"{named(href)}: its blocks have {block >> 20} MiB, more than {MOST_BLOCK_BYTES >> 20}; "
-            "write it as a Cloud Optimized GeoTIFF"
+            "write it as a Cloud Optimized GeoTIFF",
+            lasting=True,
         )
 
 
@@ -150,7 +155,7 @@ def check_window(part: xr.DataArray, href: str) -> None:
     size = math.prod(part.shape) * part.dtype.itemsize
     if size > MOST_BYTES:
         what = f"{' x '.join(map(str, part.shape))} {part.dtype} pixels in one window, more than {MOST_BYTES >> 30} GiB"
-        raise UnreadableRaster(f"{named(href)}: {what}")
+        raise UnreadableRaster(f"{named(href)}: {what}", lasting=True)
 
 
 def _is_text(name: str) -> str:

@@ -37,7 +37,7 @@ def read_window(
 
     with rasterio.Env(**options_of(href)[1]), open_raster(href) as raster:
         if raster.rio.count != 1:
-            raise UnreadableRaster(f"{named(href)}: has {raster.rio.count} bands, and one is wanted")
+            raise UnreadableRaster(f"{named(href)}: has {raster.rio.count} bands, and one is wanted", lasting=True)
         transform, crs = raster.rio.transform(), raster.rio.crs
         if epsg is not None and crs.to_epsg() != epsg:
             bounds = bounds_in(bounds, epsg, crs)

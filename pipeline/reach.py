@@ -30,6 +30,10 @@ Place = Literal["public", "inside", "here", "never"]
 RANK: dict[Place, int] = {"public": 0, "inside": 1, "here": 2, "never": 3}
 NEVER = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::/32", "100.100.100.200/32")
 """Link-local addresses, and where AWS (IPv6) and Alibaba keep the metadata of a machine."""
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+"""Its last 32 bits are the IPv4 address that a gateway asks (RFC 6052); so are those of ::/96, which is out of use."""
+LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
+"""A network's own gateways (RFC 8215): the address may be in its last 32 bits too."""
 NEVER_NAMES = ("metadata", "metadata.google.internal", "metadata.goog", "instance-data")
 LONGEST = 4096
 """Characters of an address; signed ones have some 500."""
@@ -45,7 +49,7 @@ def place_of(host: str) -> Place:
     number = _number(name)
     if number is None:
         return "inside" if "." not in name or name.endswith((".local", ".internal", ".lan", ".home.arpa")) else "public"
-    if any(number in ipaddress.ip_network(net) for net in NEVER if ipaddress.ip_network(net).version == number.version):
+    if _is_never(number):
         return "never"
     if number.is_loopback or number.is_unspecified:
         return "here"
@@ -63,8 +67,22 @@ def _number(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
             return ipaddress.IPv4Address(socket.inet_aton(name))
         except OSError:
             return None
-    mapped = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
-    return mapped or found
+    return _embedded(found) if isinstance(found, ipaddress.IPv6Address) else found
+
+
+def _embedded(number: ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IPv4 address that an IPv6 address leads to; itself where it leads to none."""
+    last = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
+    if number in NAT64 or (int(number) >> 32 == 0 and not number.is_loopback and not number.is_unspecified):
+        return last
+    if number in LOCAL_NAT64 and _is_never(last):
+        return last
+    return number.ipv4_mapped or number.sixtofour or number
+
+
+def _is_never(number: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    nets = map(ipaddress.ip_network, NEVER)
+    return any(net.version == number.version and number in net for net in nets)
 
 
 def reach_of(api: str | None, trusted: bool = False) -> int:

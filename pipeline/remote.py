@@ -44,7 +44,7 @@ _LOCK = threading.Lock()
 def read(href: str, sign: str, reader: Callable[[str], T]) -> T:
     """What `reader` makes of an address that can be opened now; one over the network is tried again.
 
-    Raises UnreadableRaster, which says how often it was tried, and Problem where the signing service does not answer.
+    Raises UnreadableRaster, which says how often it was tried (at once where that cannot help), and Problem where the signing service does not answer.
     """
     from pipeline.opening import UnreadableRaster, forget
 
@@ -58,6 +58,8 @@ def read(href: str, sign: str, reader: Callable[[str], T]) -> T:
         try:
             return reader(_renamed(address, _FAILED[href]))
         except UnreadableRaster as error:
+            if error.lasting:
+                raise
             with _LOCK:
                 _FAILED[href] += 1
             if not href.startswith(HTTP):

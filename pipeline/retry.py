@@ -52,7 +52,14 @@ class Passing(Exception):
 
 
 class GaveUp(Exception):
-    """No try was good; the message says what was seen last and how often it was tried."""
+    """No try was good; the message says what was seen last and how often it was tried.
+
+    code: what a command leaves with that ends by it: 2 where it was refused, which a person may mend, else 1.
+    """
+
+    def __init__(self, seen: str, code: int = 1) -> None:
+        super().__init__(seen)
+        self.code = code
 
 
 def insist(what: str, ask: Callable[[], T], patience: Patience | None = None) -> T:
@@ -68,7 +75,7 @@ def insist(what: str, ask: Callable[[], T], patience: Patience | None = None) ->
         pause = max(min(wait, patience.longest_wait_s), seen.wait_s)
         left = patience.budget_s - (time.monotonic() - started)
         if tried >= min(patience.tries, HASTY_TRIES if seen.hasty else patience.tries) or pause > left:
-            raise GaveUp(f"{seen.seen}; tried {told(tried)}")
+            raise GaveUp(f"{seen.seen}; tried {told(tried)}", 2 if seen.hasty else 1)
         count(what)
         patience.sleep(pause)
         wait *= 2

@@ -203,7 +203,8 @@ def _add_scene_classes(rows: list[dict[str, Any]], href: str) -> None:
         bounds = (*boxes[:, :2].min(0), *boxes[:, 2:].max(0))
         read = raster.read_window(href, bounds, epsg)
         if read is not None and read.dtype.kind not in "iu":
-            raise opening.UnreadableRaster(f"{opening.named(href)}: holds {read.dtype} values, which are no classes")
+            what = f"{opening.named(href)}: holds {read.dtype} values, which are no classes"
+            raise opening.UnreadableRaster(what, lasting=True)
         strip = None if read is None else raster.pixels_of(read)
         for row, cell in members:
             west, _, _, north = cell.bounds

@@ -32,7 +32,7 @@ PUBLIC = "ai4edatasetspublicassets.blob.core.windows.net"
 _LOCK = threading.Lock()
 """Threads that start together would each ask for a token, and be told 429 (microsoft/PlanetaryComputer#457)."""
 _ASKED: dict[str, float] = {}
-"""Address of a token -> when it came (monotonic seconds)."""
+"""Address of a token -> when it came, or was asked for in vain while the one before holds (monotonic seconds)."""
 
 
 def signed(href: str) -> str:
@@ -47,7 +47,9 @@ def signed(href: str) -> str:
         return href
     with _LOCK:
         left = _left_s(address)
-        if left < LEAST_S or (left < MARGIN_S and _age_s(address) >= YOUNG_S):
+        if LEAST_S <= left < MARGIN_S and _age_s(address) >= YOUNG_S:
+            _renew_early(address)
+        if _left_s(address) < LEAST_S:
             _remember(address, href)
         return planetary_computer.sign_url(href)
 
@@ -91,6 +93,17 @@ def _age_s(address: str) -> float:
     return time.monotonic() - _ASKED.get(address, -1e9)
 
 
+def _renew_early(address: str) -> None:
+    """Ask once: where the service does not answer, the present token is gone on with, and it is asked again later."""
+    from planetary_computer.sas import TOKEN_CACHE
+
+    try:
+        TOKEN_CACHE[address] = _ask(address)
+    except Passing:
+        retry.count("token")
+    _ASKED[address] = time.monotonic()
+
+
 def _remember(address: str, href: str) -> None:
     """Put a fresh token into the SDK's cache."""
     from planetary_computer.sas import TOKEN_CACHE
@@ -102,6 +115,7 @@ def _remember(address: str, href: str) -> None:
             f"the Planetary Computer's signing service gives no token ({error})",
             where=href.partition("?")[0],
             fix="run the same command again later; PC_SDK_SUBSCRIPTION_KEY raises the rate limit",
+            code=error.code,
         ) from None
     _ASKED[address] = time.monotonic()
 

@@ -147,6 +147,7 @@ class PatientIO(StacApiIO):
             f"the STAC API does not answer: {public(self.address)} ({seen}; tried {tries} times)",
             where=self.where,
             fix="check the address and the network; if the service is in trouble, run the same command again later",
+            code=1,
         )
 
     def _text(self, response: requests.Response) -> str:

@@ -41,7 +41,7 @@ def read_strip(scene: dict[str, Any], members: list[dict[str, Any]], source: Sou
             if part is None:
                 return None
             if odd := _odd(part, scene["sensor"], source, group):
-                raise opening.UnreadableRaster(f"{opening.named(assets[band])}: {odd}")
+                raise opening.UnreadableRaster(f"{opening.named(assets[band])}: {odd}", lasting=True)
             bands.append(_harmonised(part.isel(band=0, drop=True), scene["sensor"], source))
         arrays |= _stacked(bands, group)
     where = f"item {scene['scene']} of {scene['source']}"

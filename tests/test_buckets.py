@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import random
@@ -176,6 +177,26 @@ def test_a_download_that_was_cut_off_is_told(bucket: str, monkeypatch: pytest.Mo
     with losing_half(monkeypatch), pytest.raises(Problem, match="500 of 1000 bytes arrived"):
         Store(f"{bucket}/tiny").local("a.arrow")
     assert Store(f"{bucket}/tiny").local("a.arrow").read_bytes() == bytes(1000)
+
+
+def test_a_disk_that_is_full_is_not_the_bucket_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+
+    from pipeline.bucket import Bucket
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.arrow").write_bytes(bytes(1000))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "copies"))
+    (tmp_path / "copies").mkdir()
+    monkeypatch.setattr(LocalFileSystem, "get_file", full)
+    with pytest.raises(Problem, match="the disk is full") as caught:
+        Bucket(fsspec.filesystem("file"), "file://here").copy_of(str(tmp_path / "a.arrow"))
+    assert str(tmp_path / "copies") in caught.value.where
+    assert caught.value.code == 1
+    assert "credentials" not in caught.value.fix
 
 
 def test_no_bucket_and_no_server_are_told(manifest: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

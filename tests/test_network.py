@@ -139,6 +139,7 @@ def test_a_fault_that_stays_is_told_within_a_budget(
         assert not (tmp_path / f"tiny/{stage}.parquet").exists()
         assert problem.where
         assert "again" in problem.fix or "check api" in problem.fix
+        assert problem.code == (2 if fault in HASTY else 1), "an outage is no mistake of a person's"
         assert CANARY not in str(problem)
         assert not list((tmp_path / "downloads").rglob("*")), "nothing that is half there"
     if fault not in HARMLESS:
@@ -280,6 +281,25 @@ def test_a_fault_at_every_request_of_a_reading_gives_no_wrong_pixel(
         for times in (1, 2, 3, FOREVER):
             check_reading(server, name, pixels[name], fault, after, times)
             score("readings with a fault at one request", 1, 1)
+
+
+def test_what_a_second_reading_cannot_mend_is_told_at_once(
+    large: tuple[FaultServer, dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rasterio
+
+    server, _ = large
+    three = {"driver": "GTiff", "height": 8, "width": 8, "count": 3, "dtype": "uint16"}
+    georeferenced = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 602_000, 0, -10, 5_003_000)}
+    for name, more in {"bands": georeferenced, "nowhere": {"transform": georeferenced["transform"]}}.items():
+        with rasterio.open(server.root / f"{name}.tif", "w", **three, **more) as out:
+            out.write(np.ones((3, 8, 8), np.uint16))
+    assert reading(server, "bands") == "bands-0.tif: has 3 bands, and one is wanted"
+    assert reading(server, "nowhere") == "nowhere-1.tif: has no CRS"
+    monkeypatch.setattr(opening, "MOST_BYTES", 1000)
+    assert "pixels in one window, more than" in str(reading(server, "plain"))
+    for alias in ("bands-0.tif", "nowhere-1.tif", "plain-2.tif"):
+        assert server.asked_of[f"raster {alias}"] <= 2, "a HEAD and the header"
 
 
 @pytest.mark.parametrize("fault", ["404", "503", "short body", "200 with a page"])

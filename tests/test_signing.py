@@ -64,6 +64,24 @@ def test_a_token_is_renewed_before_it_ends(server: FaultServer, monkeypatch: pyt
     assert [f"{CANARY}3" in sign(server) for _ in range(5)] == [True] * 5
 
 
+def test_a_token_that_holds_is_gone_on_with_while_the_service_is_down(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.lives_s = 200
+    assert f"{CANARY}1" in sign(server)
+    server.break_("sign", "503")
+    server.asked_of.clear()
+    assert f"{CANARY}1" in sign(server)
+    assert server.asked_of["sign"] == 1, "asked once: 8 tries may outlast the token"
+    monkeypatch.setattr("pipeline.signing.YOUNG_S", 30.0)
+    assert f"{CANARY}1" in sign(server)
+    assert server.asked_of["sign"] == 1, "and not at every call"
+    monkeypatch.setattr("pipeline.signing.LEAST_S", 250.0)
+    with pytest.raises(Problem, match="gives no token") as caught:
+        sign(server)
+    assert caught.value.code == 1, "an outage is no mistake of a person's"
+
+
 def test_a_token_that_is_over_when_it_comes_is_told(server: FaultServer) -> None:
     server.lives_s = LEAST_S - 10
     with pytest.raises(Problem, match="already ended, by this machine's clock; tried 3 times") as caught:

@@ -272,6 +272,7 @@ def test_the_budget_is_for_all_tries_together(monkeypatch: pytest.MonkeyPatch) -
         problem = refusal(stub)
     assert time.monotonic() - started < 1
     assert re.search(r"HTTP 503 .*; tried [2-4] times", problem.what)
+    assert problem.code == 1, "an outage is no mistake of a person's"
 
 
 def test_an_api_that_is_not_there_is_told_soon(waits: list[float]) -> None:

@@ -129,6 +129,11 @@ HREFS = {
     "sandbox://demo/events/x.tif": "names a file of the sample world",
     "http://169.254.169.254/latest/meta-data/iam": "where machines keep their credentials",
     "http://[fe80::1]/x.tif": "where machines keep their credentials",
+    "http://[64:ff9b::a9fe:a9fe]/x.tif": "where machines keep their credentials",
+    "http://[64:ff9b:1::a9fe:a9fe]/x.tif": "where machines keep their credentials",
+    "http://[::a9fe:a9fe]/x.tif": "where machines keep their credentials",
+    "http://[64:ff9b::7f00:1]/x.tif": "names an address of this machine",
+    "http://[64:ff9b::a00:7]/x.tif": "a network that is not public",
     "http://[fd00:ec2::254]/latest": "where machines keep their credentials",
     "http://metadata.google.internal/computeMetadata/v1/": "where machines keep their credentials",
     "http://127.0.0.1:8080/x.tif": "names an address of this machine",
@@ -186,7 +191,7 @@ def test_a_self_link_does_not_make_relative_hrefs_local(far: Canned, tmp_path: P
 
 
 def test_control_where_hosts_are() -> None:
-    assert [place_of(h) for h in ("1.1.1.1", "example.org", "e84.com", "123.abc", "[2606:4700::1]")] == ["public"] * 5
+    assert [place_of(h) for h in ("1.1.1.1", "example.org", "e84.com", "123.abc", "[2606:4700::1]", "[64:ff9b::101:101]")] == ["public"] * 6
     assert reach_of("http://127.0.0.1:8000") == reach_of("sandbox") == reach_of(None) == 2
     assert reach_of("http://10.0.0.7/stac") == 1
     assert reach_of(FAR) == 0
@@ -240,7 +245,7 @@ def test_a_landing_page_that_leads_inside(far: Canned, rel: str, href: str) -> N
     far.answers["GET", FAR] = 200, json.dumps(landing).encode(), {"Content-Type": "application/json"}
     if href == "/etc/passwd":  # relative to the API, where there is no such page
         far.answers |= {(m, f"https://stac.example.org{href}"): (404, b"", {}) for m in ("GET", "POST")}
-    refused(search)
+    refused(search, code=1 if href == "/etc/passwd" else 2)  # the former is asked for, and nobody answers
     assert all(url.startswith("https://stac.example.org") for url in far.asked)
 
 
