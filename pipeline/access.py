@@ -26,6 +26,10 @@ def without_secrets(href: str | None) -> str | None:
     """What a manifest names, as it is: it stands in receipts. ValueError (what | fix) where it holds a secret."""
     if href and not href.isprintable():
         raise ValueError("a path or address holds a character that is not seen | write it anew")
+    from pipeline.reach import is_never
+
+    if href and is_never(href):
+        raise ValueError("machines keep their credentials at this address | give the address of the file itself")
     if href and (is_signed(href) or _USER.search(href)):
         raise ValueError(
             "an address with a signature, key or password would be written into receipts | give the plain address; "

@@ -111,7 +111,7 @@ def _of_items(items: list[Item], work: Work, use: LabelUse, where: str) -> Itera
 def _here(href: str, source: Source, work: Work, where: str) -> str:
     """A vector file at an address as a local one; rasters are read where they lie."""
     if href.startswith(("http://", "https://")) and suffix_of(href) in SUFFIXES:
-        return str(fetched(href, source.sign, downloads_of(work.region), where))
+        return str(fetched(href, source.sign, downloads_of(work.region), where, source.trusted))
     return href
 
 

@@ -35,6 +35,7 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
 """A network's own gateways (RFC 8215): the address may be in its last 32 bits too."""
 NEVER_NAMES = ("metadata", "metadata.google.internal", "metadata.goog", "instance-data")
+LEAVE = "leave the item out, and tell the catalogue's operator"
 LONGEST = 4096
 """Characters of an address; signed ones have some 500."""
 
@@ -126,26 +127,31 @@ def check_href(href: str, source: Source, where: str) -> None:
         raise _refused(f"{who} names something that is not read: {href.partition('?')[0][:80]}", where)
 
 
-def check_page(address: str, most: int, where: str) -> None:
-    """Raises Problem for an address that a STAC API sends a request to and may not: a next page, or a redirect."""
-    _check_host(address, most, "the STAC API", where, None)
+def check_page(address: str, most: int, where: str, who: str = "the STAC API", fix: str = LEAVE) -> None:
+    """Raises Problem for an address that `who` sends a request to and may not: a next page, or a redirect."""
+    _check_host(address, most, who, where, None, fix)
 
 
-def _check_host(address: str, most: int, who: str, where: str, source: Source | None) -> None:
+def is_never(address: str) -> bool:
+    """Whether nobody may name an address, since machines keep credentials there; a prefix of GDAL may stand before."""
+    web = re.search(r"https?://.*", address, re.IGNORECASE)
+    return web is not None and place_of(_host(web.group()) or "") == "never"
+
+
+def _check_host(address: str, most: int, who: str, where: str, source: Source | None, fix: str = LEAVE) -> None:
     plain = re.sub(r"://[^/?#]*@", "://", address).partition("?")[0][:80]
     host = _host(address)
     if not host:
-        raise _refused(f"{who} names no address: {plain}", where)
+        raise _refused(f"{who} names no address: {plain}", where, fix=fix)
     place = place_of(host)
     if place == "never":
-        raise _refused(f"{who} names an address where machines keep their credentials: {plain}", where)
+        raise _refused(f"{who} names an address where machines keep their credentials: {plain}", where, fix=fix)
     if RANK[place] > most:
         what = "this machine" if place == "here" else "a network that is not public"
-        raise _refused(f"{who} names an address of {what}: {plain}", where, source)
+        raise _refused(f"{who} names an address of {what}: {plain}", where, source, fix)
 
 
-def _refused(what: str, where: str, source: Source | None = None) -> Problem:
-    fix = "leave the item out, and tell the catalogue's operator"
+def _refused(what: str, where: str, source: Source | None = None, fix: str = LEAVE) -> Problem:
     if source is not None:
         fix += "; if the catalogue is yours, write trusted = true into its source"
     return Problem(what, where=where, fix=fix)

@@ -44,7 +44,8 @@ _LOCK = threading.Lock()
 def read(href: str, sign: str, reader: Callable[[str], T]) -> T:
     """What `reader` makes of an address that can be opened now; one over the network is tried again.
 
-    Raises UnreadableRaster, which says how often it was tried (at once where that cannot help), and Problem where the signing service does not answer.
+    Raises UnreadableRaster, which says how often it was tried, at once where trying cannot help, and Problem where the
+    signing service does not answer.
     """
     from pipeline.opening import UnreadableRaster, forget
 

@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 
 from harmonize.problem import Problem
 from harmonize.record import from_json
-from pipeline.reach import check_page, reach_of
+from pipeline.reach import LEAVE, check_page, reach_of
 from pipeline.retry import HASTY_TRIES, PATIENCE, RETRIED, Patience, broken, count, retry_after
 from pipeline.sandbox import size_of
 
@@ -40,12 +40,12 @@ def public(address: str) -> str:
 class GuardedAdapter(HTTPAdapter):
     """Each request of a session, redirected ones too, goes where its API may send us (see `reach`)."""
 
-    def __init__(self, most: int, where: str) -> None:
+    def __init__(self, most: int, where: str, who: str = "the STAC API", fix: str = LEAVE) -> None:
         super().__init__()
-        self._most, self._where = most, where
+        self._most, self._where, self._who, self._fix = most, where, who, fix
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        check_page(str(request.url), self._most, self._where)
+        check_page(str(request.url), self._most, self._where, self._who, self._fix)
         return super().send(request, *args, **kwargs)
 
 

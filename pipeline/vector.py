@@ -59,7 +59,8 @@ def read_vector(
     if is_zip(path):
         check_archive(path, where)
     by_place = around is not None and path.suffix.lower() in BY_PLACE
-    with damage_told(path.name, where, "check the file and its layer, or fetch it again"):
+    again = f"; remove the copy {path} to fetch it again" if path.parent.name == "downloads" else ", or fetch it again"
+    with damage_told(path.name, where, f"check the file and its layer{again}"):
         check_whole(path)
         layer = layer or the_layer(path, where)
         if around and by_place:

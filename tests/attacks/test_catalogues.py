@@ -191,7 +191,9 @@ def test_a_self_link_does_not_make_relative_hrefs_local(far: Canned, tmp_path: P
 
 
 def test_control_where_hosts_are() -> None:
-    assert [place_of(h) for h in ("1.1.1.1", "example.org", "e84.com", "123.abc", "[2606:4700::1]", "[64:ff9b::101:101]")] == ["public"] * 6
+    assert [
+        place_of(h) for h in ("1.1.1.1", "example.org", "e84.com", "123.abc", "[2606:4700::1]", "[64:ff9b::101:101]")
+    ] == ["public"] * 6
     assert reach_of("http://127.0.0.1:8000") == reach_of("sandbox") == reach_of(None) == 2
     assert reach_of("http://10.0.0.7/stac") == 1
     assert reach_of(FAR) == 0
