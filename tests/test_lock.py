@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fsspec
 import pytest
@@ -293,3 +294,82 @@ def test_hashes_see_a_lock(tmp_path: Path) -> None:
     """The comparison above would see a lock that is left."""
     with locked(tmp_path):
         assert LOCK in hashes(tmp_path)
+
+
+class Jittered:
+    """A bucket whose every request takes a while, another one each time."""
+
+    remote, root, taken_by = True, "memory://jittered", ""
+
+    def __init__(self, seed: int) -> None:
+        self._draw, self._objects, self._lock = random.Random(seed), dict[str, bytes](), threading.Lock()
+
+    def _wait(self) -> None:
+        with self._lock:
+            pause = self._draw.uniform(0.001, 0.012)
+        time.sleep(pause)
+
+    def read(self, name: str) -> bytes:
+        self._wait()
+        with self._lock:
+            if name not in self._objects:
+                raise FileNotFoundError(name)
+            data = self._objects[name]
+        self._wait()
+        return data
+
+    def write(self, name: str, data: bytes) -> str:
+        self._wait()
+        with self._lock:
+            self._objects[name] = data
+        self._wait()
+        return ""
+
+    def create(self, name: str, data: bytes) -> bool:
+        self._wait()
+        with self._lock:
+            made = name not in self._objects
+            self._objects.setdefault(name, data)
+        self._wait()
+        return made
+
+    def remove(self, name: str) -> None:
+        self._wait()
+        with self._lock:
+            self._objects.pop(name, None)
+        self._wait()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_one_of_those_that_find_a_dead_lease_takes_it_over(seed: int) -> None:
+    """Three find it at once: to look and then to remove would remove what another one has put there in between."""
+    store, writing, most, refused = Jittered(seed), set[int](), list[int](), list[str]()
+    store.write(lease.LOCK, json.dumps({"host": "gone", "pid": 1, "since": "?", "command": "?", "renewed": 0}).encode())
+
+    def run(k: int) -> None:
+        try:
+            with lease.only_writer(cast(Store, store)):
+                writing.add(k)
+                most.append(len(writing))
+                time.sleep(0.05)
+                writing.discard(k)
+        except Problem as problem:
+            refused.append(str(problem))
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all("another run is writing" in told for told in refused)
+    assert most, "nobody wrote"
+    assert max(most) == 1, "two wrote at once"
+
+
+def test_who_has_lost_the_lease_writes_no_receipt(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.check_held()
+    store.taken_by = "vm: make corpus (process 7)"
+    with pytest.raises(Problem, match="another run has taken over: vm") as caught:
+        store.check_held()
+    assert caught.value.code == 1
