@@ -146,7 +146,8 @@ class PatientIO(StacApiIO):
             f"the STAC API does not answer: {public(self.address)} ({seen}; tried {tries} times)",
             where=self.where,
             fix="check the address and the network; if the service is in trouble, run the same command again later",
-            code=1,
+            # Where nothing has ever answered, the address is more likely wrong than the service down.
+            code=1 if self.answered else 2,
         )
 
     def _text(self, response: requests.Response) -> str:
