@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harmonize.problem import Problem
+from harmonize.record import from_json
 
 LOCK = ".lock"
 POLL_S = 0.2
@@ -65,7 +66,7 @@ def command_line(words: list[str]) -> str:
 def parse_holder(text: bytes) -> Holder | None:
     """Who a lock file names; None where it is empty or says nothing of use."""
     try:
-        return Holder(**json.loads(text))
+        return Holder(**from_json(text))
     except (ValueError, TypeError):
         return None
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from harmonize.problem import Problem
+from harmonize.record import from_json
 from pipeline.archive import Member, Unpacker, is_litter
 from pipeline.cems_names import CODE, SUFFIXES, Layer, Product, newest, parse_layer
 from pipeline.vector import with_siblings
@@ -162,8 +162,8 @@ def _activation_in(path: Path) -> dict[str, Any]:
     if b'"eventTime"' not in data:
         return {}
     try:
-        told = json.loads(data)
-    except (ValueError, RecursionError):
+        told = from_json(data)
+    except ValueError:
         return {}  # not the API's answer, which is JSON, and flat
     results = told.get("results") if isinstance(told, dict) else []
     if not isinstance(results, list):

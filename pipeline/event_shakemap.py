@@ -15,11 +15,11 @@ looked at is unknown; ground that was not shaken is known to have none, however 
 from __future__ import annotations
 
 import datetime as dt
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harmonize.problem import Problem
+from harmonize.record import from_json
 from pipeline.contours import UnclearContours, ground_above
 from pipeline.event import MMI, Event
 from pipeline.event_area import EventArea, analysed_of, check_degrees
@@ -181,8 +181,8 @@ def _origin_day(path: Path, where: str) -> dt.date:
 
 def _day_in(file: Path, where: str) -> dt.date | None:
     try:
-        told = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
+        told = from_json(file.read_bytes())
+    except ValueError as error:
         raise Problem(f"{file} is no JSON: {error}", where=where, fix="fetch it again") from None
     fix = "add start = <day of the earthquake, UTC>"
     for holder in (told, told.get("metadata") if isinstance(told, dict) else None):

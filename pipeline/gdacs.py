@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harmonize.problem import Problem
+from harmonize.record import from_json
 from pipeline.event_dates import utc_day
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ def _features(path: Path) -> list[Any]:
     if not path.is_file():
         raise Problem(f"there is no file {path}", fix="save an answer of the GDACS API there")
     try:
-        told = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        told = from_json(path.read_bytes())
+    except ValueError as error:
         raise Problem(f"this is no JSON: {error}", where=str(path), fix="save the API's answer again") from None
     features = told.get("features") if isinstance(told, dict) else None
     if not isinstance(features, list):

@@ -2,13 +2,16 @@
 
 A bucket has no locks. There the run puts down a small object that says who it is, renews it while it lives, and removes
 it at the end; one that was not renewed for LEASE_S is taken over, at once where its process is gone from this machine.
-That is as good as the stores and the clocks are: two runs that start within the same moment are told apart by the store
-(create if absent), and clocks must agree to about a minute. Tables and tars are replaced whole either way.
+Of those that find the same dead lease, the one that creates (if absent) an object named by its bytes may write over it.
+That is as good as the stores and the clocks are: where a store cannot create if absent, the last of two that write at
+once has it, which is why it is read again a while later; and clocks must agree to about a minute. A run that has lost
+its lease stops before it writes another receipt. Tables and tars are replaced whole either way.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
@@ -20,8 +23,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harmonize.lock import LOCK, POLL_S, Holder, locked, say_waiting, taken, this_process
+from harmonize.lock import LOCK, POLL_S, Holder, holder_of, locked, say_waiting, taken, this_process
 from harmonize.problem import Problem
+from harmonize.record import from_json
 
 if TYPE_CHECKING:
     from pipeline.store import Store
@@ -29,44 +33,62 @@ if TYPE_CHECKING:
 LEASE_S = 180.0
 """A lease that nobody renewed for so long is dead."""
 RENEW_S = 30.0
+SETTLE = 3
+"""So many times as long as a lease took to write, we wait until we believe that it stays."""
+SETTLE_S = 10.0
+"""But no longer."""
 
 
 @contextlib.contextmanager
 def only_writer(store: Store, wait: bool = False) -> Iterator[None]:
-    """Nobody else writes this region while the block runs. Raises Problem where somebody does and we do not wait."""
+    """Nobody else writes this region while the block runs. Raises Problem where somebody does and we do not wait.
+
+    Where another run takes over a bucket's lease in the block, `store.check_held` raises from then on.
+    """
     with _leased(store, wait) if store.remote else locked(Path(store.root), wait):
         yield
+
+
+def writer_of(store: Store) -> Holder | None:
+    """Who is writing a region now; None where nobody is."""
+    if not store.remote:
+        return holder_of(Path(store.root))
+    found = _read(store, LOCK)
+    return None if found is None or _is_dead(found) else _holder(_fields(found))
 
 
 @contextlib.contextmanager
 def _leased(store: Store, wait: bool) -> Iterator[None]:
     mine = asdict(this_process()) | {"token": uuid.uuid4().hex}
+    store.taken_by = ""
     _take(store, mine, wait)
     ended = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(store, mine, ended), name="lease", daemon=True)
-    renewing.start()
+    keeping = threading.Thread(target=_keep, args=(store, mine, ended), name="lease", daemon=True)
+    keeping.start()
     try:
         yield
     finally:
         ended.set()
-        renewing.join(timeout=RENEW_S)
-        if _token(_lease(store)) == mine["token"]:
-            store.remove(LOCK)
+        keeping.join(timeout=RENEW_S)  # of a store that is slower we do not wait for the answer
 
 
 def _take(store: Store, mine: dict[str, Any], wait: bool) -> None:
     told = False
     while True:
+        started = time.monotonic()
         if store.create(LOCK, _bytes(mine)):
-            if _token(_lease(store)) == mine["token"]:  # of stores that cannot create if absent, the last one has it
+            if _stays(store, mine, started):
                 return
             continue
-        found = _lease(store)
-        if found is None or _is_dead(found):
-            with contextlib.suppress(FileNotFoundError):  # another one was faster
-                store.remove(LOCK)
+        found = _read(store, LOCK)
+        if found is None:
             continue
-        holder = _holder(found)
+        if _is_dead(found):
+            if _replace(store, LOCK, found, mine) and _stays(store, mine, started):
+                return
+            time.sleep(POLL_S)  # another one was faster
+            continue
+        holder = _holder(_fields(found))
         if not wait:
             dead = f"it is given up when that run has not renewed it for {LEASE_S / 60:.0f} minutes"
             raise taken(
@@ -78,49 +100,110 @@ def _take(store: Store, mine: dict[str, Any], wait: bool) -> None:
         time.sleep(10 * POLL_S)
 
 
-def _renew(store: Store, mine: dict[str, Any], ended: threading.Event) -> None:
-    """Thread: say again and again that the run lives. A store in trouble is asked again the next time."""
+def _replace(store: Store, name: str, dead: bytes, mine: dict[str, Any]) -> bool:
+    """Put our lease where a dead one lies; whether we did.
+
+    Whoever creates the claim on just these bytes may, if they still lie there: to look, to remove and to create in turn
+    would remove what another one has created in between. A claim is a lease itself, of one who may have died over it.
+    """
+    claim = f"{LOCK}-{hashlib.sha256(dead).hexdigest()[:16]}"
+    if not store.create(claim, _bytes(mine)):
+        other = _read(store, claim)
+        if other is None or not _is_dead(other) or not _replace(store, claim, other, mine):
+            return False
+    try:
+        if _read(store, name) != dead:
+            return False
+        store.write(name, _bytes(mine))
+        return True
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            store.remove(claim)
+
+
+def _stays(store: Store, mine: dict[str, Any], started: float) -> bool:
+    """Whether what we have written is there still when all who wrote at the same time have ended."""
+    time.sleep(min(SETTLE * (time.monotonic() - started), SETTLE_S))
+    return _is_mine(_read(store, LOCK), mine)
+
+
+def _keep(store: Store, mine: dict[str, Any], ended: threading.Event) -> None:
+    """Thread: say again and again that the run lives, and in the end remove the lease, so that no renewal that is still
+    on its way puts it back. A store in trouble is asked again the next time."""
+    renewed = time.time()
     while not ended.wait(RENEW_S):
         try:
-            if _token(found := _lease(store)) not in (mine["token"], ""):
-                print(f"another run has taken over {store.root}: {_holder(found or {})}", file=sys.stderr, flush=True)
+            if not _renew(store, mine, renewed):
                 return
-            store.write(LOCK, _bytes(mine))
+            renewed = time.time()
         except (OSError, Problem) as error:
-            said = str(error).splitlines()[0]
-            print(f"{store.root}: the lease could not be renewed: {said}", file=sys.stderr, flush=True)
+            _say(store, "the lease could not be renewed", error)
+    try:
+        if _is_mine(_read(store, LOCK), mine):
+            store.remove(LOCK)
+    except (OSError, Problem) as error:  # the run's own end, good or bad, is what matters
+        _say(store, "the lease could not be removed", error)
+
+
+def _renew(store: Store, mine: dict[str, Any], renewed: float) -> bool:
+    """Whether the lease still is ours. renewed: when it was so last (s since 1970). One that somebody has removed is
+    put back, unless there was time for another run to come and go."""
+    found = _read(store, LOCK)
+    if found is None and time.time() - renewed < LEASE_S:
+        if store.create(LOCK, _bytes(mine)):
+            return True
+        found = _read(store, LOCK)
+    if _is_mine(found, mine):
+        store.write(LOCK, _bytes(mine))
+        return True
+    store.taken_by = str(_holder(_fields(found or b"")) or "it has not said which")
+    print(f"another run has taken over {store.root}: {store.taken_by}", file=sys.stderr, flush=True)
+    return False
+
+
+def _say(store: Store, what: str, error: Exception) -> None:
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    print(f"{store.root}: {what}: {said}", file=sys.stderr, flush=True)
 
 
 def _bytes(lease: dict[str, Any]) -> bytes:
     return (json.dumps(lease | {"renewed": time.time()}, sort_keys=True) + "\n").encode()
 
 
-def _lease(store: Store) -> dict[str, Any] | None:
-    """What lies there; None where there is none. A lease that cannot be read is a dead one."""
+def _read(store: Store, name: str) -> bytes | None:
+    """What lies there; None where there is none."""
     try:
-        found = json.loads(store.read(LOCK))
+        return store.read(name)
     except FileNotFoundError:
         return None
+
+
+def _fields(lease: bytes) -> dict[str, Any]:
+    """What a lease says; nothing where it cannot be read."""
+    try:
+        found = from_json(lease)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _token(lease: dict[str, Any] | None) -> str:
-    return str((lease or {}).get("token", ""))
+def _is_mine(lease: bytes | None, mine: dict[str, Any]) -> bool:
+    return lease is not None and _fields(lease).get("token") == mine["token"]
 
 
-def _holder(lease: dict[str, Any]) -> Holder | None:
+def _holder(fields: dict[str, Any]) -> Holder | None:
     try:
-        return Holder(**{key: lease[key] for key in ("host", "pid", "since", "command")})
+        holder = Holder(**{key: fields[key] for key in ("host", "pid", "since", "command")})
     except KeyError:
         return None
+    return holder if isinstance(holder.pid, int) else None
 
 
-def _is_dead(lease: dict[str, Any]) -> bool:
-    """Whether a lease's run has ended without removing it."""
-    renewed, holder = lease.get("renewed"), _holder(lease)
-    if holder is None or not isinstance(renewed, (int, float)) or time.time() - renewed > LEASE_S:
+def _is_dead(lease: bytes) -> bool:
+    """Whether a lease's run has ended without removing it. One that cannot be read is dead."""
+    fields = _fields(lease)
+    renewed, holder = fields.get("renewed"), _holder(fields)
+    if holder is None or not isinstance(renewed, (int, float)) or not time.time() - renewed <= LEASE_S:
         return True
     here = this_process()
     return holder.host == here.host and holder.pid != here.pid and not _lives(holder.pid)
@@ -129,7 +212,7 @@ def _is_dead(lease: dict[str, Any]) -> bool:
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

@@ -80,6 +80,8 @@ def receipt_name(stage: str) -> str:
 
 
 def write_receipt(store: Store, receipt: Receipt) -> None:
+    """Raises Problem where another run has taken over."""
+    store.check_held()
     store.write(receipt_name(receipt.stage), sealed(asdict(receipt)))
 
 

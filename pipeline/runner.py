@@ -91,9 +91,11 @@ def run_alone(
 ) -> Receipt | None:
     """Run one stage and nothing else; None when it is up to date.
 
-    Refuses on a missing or stale input, and where another run writes the region, unless we `wait` for it.
+    Refuses on a missing or stale input, and where another run writes the region, unless we `wait` for it: what is
+    missing now may then be there.
     """
-    if why_run(name, _ready(region, store, name)[name], retry_failed) is None:
+    found = states(region, store, name) if wait else _ready(region, store, name)  # a stage over a stale one is stale
+    if why_run(name, found[name], retry_failed) is None:
         return None  # without the lock: what is done may lie where nothing can be written
     with only_writer(store, wait):
         return _alone(region, store, name, quiet, scheduler, retry_failed)

@@ -5,7 +5,6 @@ pystac-client's own retries cover neither POST (searches and their next pages) n
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from typing import Any
@@ -192,7 +191,7 @@ def _message(response: requests.Response) -> str:
     """The server's own message in one short line, without query strings."""
     text = response.text
     try:
-        said = json.loads(text)
+        said = from_json(text)
         keys = ("description", "detail", "message", "title", "error")
         text = next((str(said[k]) for k in keys if isinstance(said, dict) and said.get(k)), text)
     except ValueError:

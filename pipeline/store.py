@@ -24,6 +24,8 @@ class Store:
         self.remote = "://" in root
         self.writer = ""
         """Part of a draft's name: a job that was given up may still be writing the file that another one writes."""
+        self.taken_by = ""
+        """Who has taken over the lease (pipeline.lease) under which this process writes here."""
         self._fs: Any = None
         if self.remote:
             self._fs, self.root = open_bucket(self.root)
@@ -33,6 +35,12 @@ class Store:
         if self.remote:
             return self
         return Store(str(Path(self.root).resolve()))
+
+    def check_held(self) -> None:
+        """Raises Problem (code 1) where another run has taken over while we were writing."""
+        if self.taken_by:
+            fix = "let it end, then call again: it goes on where that one was"
+            raise Problem(f"another run has taken over: {self.taken_by}", where=self.root, fix=fix, code=1)
 
     def path(self, name: str) -> str:
         if name.startswith("/") or ".." in name.split("/"):

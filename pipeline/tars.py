@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from harmonize.problem import Problem
+from harmonize.record import from_json
 from pipeline.events import PART
 from pipeline.parts import Parts
 from pipeline.receipt import canonical, digest
@@ -131,7 +132,7 @@ def _whole(work: Work, receipt: str, name: str, key: str) -> TarReceipt | None:
     if not (store.exists(receipt) and store.exists(f"shards/{name}")):
         return None
     try:
-        found = TarReceipt(**json.loads(store.read(receipt)))
+        found = TarReceipt(**from_json(store.read(receipt)))
     except (ValueError, TypeError):
         return None  # half written by a machine that went down: the tar is written again
     if found.key != key or store.remote:
@@ -140,7 +141,11 @@ def _whole(work: Work, receipt: str, name: str, key: str) -> TarReceipt | None:
 
 
 def _still_planned(work: Work, tar: Tar) -> None:
-    if not work.store.exists(PLAN) or json.loads(work.store.read(PLAN)) != tar.plan:
+    try:
+        planned = from_json(work.store.read(PLAN)) == tar.plan
+    except (FileNotFoundError, ValueError):
+        planned = False
+    if not planned:
         raise Problem(
             f"another run plans other tars in this folder, so {tar.name} is not put there",
             where=f"{work.store.root}/shards",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from harmonize.record import from_json
 from pipeline.sample import SENSORS
 from pipeline.tar_stream import BrokenTar, Member, TarStream
 from pipeline.tars import RECEIPTS
@@ -115,7 +115,7 @@ def crcs_of(store: Store, url: str) -> dict[str, tuple[int, int, int]]:
     """`TarCheck.crcs` of a tar, from what was noted when it was written; empty where it is damaged or older."""
     name = f"{RECEIPTS}/{url}.json"
     try:
-        spans = json.loads(store.read(name))["spans"]
+        spans = from_json(store.read(name))["spans"]
         return {str(chip): (int(start), int(length), int(crc)) for chip, start, length, crc in spans}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

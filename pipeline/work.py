@@ -46,7 +46,9 @@ class Work:
 
     def begin(self) -> None:
         """Called before the first output is written: the old receipt goes. It would be believed if the run died over
-        half of its outputs and the edit that had asked for it were taken back."""
+        half of its outputs and the edit that had asked for it were taken back. Raises Problem where another run has
+        taken over."""
+        self.store.check_held()
         self.store.remove(receipt_name(self.stage))
 
     @functools.cached_property
@@ -91,11 +93,22 @@ class Work:
 
         self.retried.update(drain())  # this process may run the jobs
         with Progress(what, total, self.quiet) as progress:
-            for result, retried in self.scheduler.run(
-                _Counting(function), self.for_jobs(), arguments, total, lambda told: progress.advance(dropped(told[0]))
-            ):
+            done = self.scheduler.run(
+                _Counting(function),
+                self.for_jobs(),
+                self._held(arguments),
+                total,
+                lambda told: progress.advance(dropped(told[0])),
+            )
+            for result, retried in done:
                 self.retried.update(retried)
                 yield result
+
+    def _held(self, arguments: Iterable[A]) -> Iterator[A]:
+        """The arguments, as long as this run is the one that writes."""
+        for argument in arguments:
+            self.store.check_held()
+            yield argument
 
     def for_jobs(self) -> Work:
         """What a job gets: the region and its folder by absolute paths, since it may run elsewhere; no tables."""
