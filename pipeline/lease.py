@@ -146,8 +146,8 @@ def _keep(store: Store, mine: dict[str, Any], ended: threading.Event) -> None:
 
 
 def _renew(store: Store, mine: dict[str, Any], renewed: float) -> bool:
-    """Whether the lease still is ours. renewed: when it was so last (s since 1970). One that was removed is put back,
-    unless there was time for another run to come and go."""
+    """Whether the lease still is ours. renewed: when it was so last (s since 1970). One that somebody has removed is
+    put back, unless there was time for another run to come and go."""
     found = _read(store, LOCK)
     if found is None and time.time() - renewed < LEASE_S:
         if store.create(LOCK, _bytes(mine)):

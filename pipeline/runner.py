@@ -94,7 +94,7 @@ def run_alone(
     Refuses on a missing or stale input, and where another run writes the region, unless we `wait` for it: what is
     missing now may then be there.
     """
-    found = states(region, store, name) if wait else _ready(region, store, name)
+    found = states(region, store, name) if wait else _ready(region, store, name)  # a stage over a stale one is stale
     if why_run(name, found[name], retry_failed) is None:
         return None  # without the lock: what is done may lie where nothing can be written
     with only_writer(store, wait):

@@ -10,11 +10,14 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from harmonize.lock import Holder, holder_of
 from harmonize.problem import Problem
 from pipeline import verify_index
 from pipeline.cluster import SERIAL, Scheduler
+from pipeline.lease import writer_of
 from pipeline.progress import Progress
 from pipeline.receipt import Receipt, read_receipt, receipt_name
 from pipeline.store import Store
@@ -76,6 +79,9 @@ def target_of(named: str, out: str) -> Target:
         region, store = runner.load(named, out)
         if not store.list("receipts"):
             fix = f"make shards REGION={named}"
+            if writer := writer_of(store):
+                what = f"nothing is finished here yet; another run is writing it: {writer}"
+                raise Problem(what, where=store.root, fix="let it end")
             if store.walk():
                 raise Problem("there are files and no receipts that say of them", where=store.root, fix=fix, code=4)
             raise Problem("nothing was made of this region yet", where=store.root, fix=fix)
@@ -110,6 +116,7 @@ Check = FileCheck | PartCheck | TarCheck
 def verify(target: Target, share: float = SHARE, scheduler: Scheduler = SERIAL, quiet: bool = False) -> Report:
     """Read all of it. `share` (0-1) of the samples are hashed array by array; a hash of their names decides which."""
     started, report = time.perf_counter(), Report(target.store.root)
+    writer = _writer(target)
     receipts = _receipts(target, report)
     files, tars = _from_receipts(target, receipts)
     named = {*files, *tars}
@@ -126,8 +133,18 @@ def verify(target: Target, share: float = SHARE, scheduler: Scheduler = SERIAL, 
         damaged = {finding.file for finding in report.findings}
         report.findings += table_findings(target.store, current, damaged, target.fix)
         report.findings += _orphans(target, {*named, *files, *damaged}, current)
+    if writer := writer or _writer(target):  # perhaps it came while we read
+        report.notes.append(f"another run is writing here: {writer}; what is found may be work in progress")
     report.seconds = round(time.perf_counter() - started, 3)
     return report
+
+
+def _writer(target: Target) -> Holder | None:
+    """Who is writing the region now. Its lock lies in its folder, above that of its shards; of shards in a bucket we do
+    not look above."""
+    if target.shards:
+        return writer_of(target.store)
+    return None if target.store.remote else holder_of(Path(target.store.absolute().root).parent)
 
 
 def _in_turn(files: Iterable[FileCheck | PartCheck], tars: Iterator[TarCheck]) -> Iterator[Check]:

@@ -93,13 +93,14 @@ class Work:
 
         self.retried.update(drain())  # this process may run the jobs
         with Progress(what, total, self.quiet) as progress:
-            for result, retried in self.scheduler.run(
+            done = self.scheduler.run(
                 _Counting(function),
                 self.for_jobs(),
                 self._held(arguments),
                 total,
                 lambda told: progress.advance(dropped(told[0])),
-            ):
+            )
+            for result, retried in done:
                 self.retried.update(retried)
                 yield result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -24,11 +25,14 @@ from test_runner import hashes
 from world import World
 
 from harmonize import lock
+from harmonize.command import Stopped
 from harmonize.lock import LOCK, command_line, holder_of, locked
 from harmonize.problem import Problem
 from pipeline import lease, runner
 from pipeline.lease import only_writer
+from pipeline.receipt import read_receipt, write_receipt
 from pipeline.store import Store
+from pipeline.work import Work
 
 
 @pytest.fixture
@@ -94,12 +98,46 @@ def test_reading_and_what_is_done_need_no_lock(world: World, tmp_path: Path) -> 
     manifest, out = world.write(), tmp_path / "out"
     assert cli("build", str(manifest), "--to", "shards", "--out", str(out))[0] == 0
     with locked(out / "tiny"):
+        assert "another run is writing here: " in cli("verify", str(manifest), "--out", str(out))[1]
+        assert "may be work in progress" in cli("verify", str(out / "tiny/shards"))[1]
         for words in (["status"], ["verify"], ["build"], ["captions"], ["splits"], ["agreement"]):
             code, said = cli(*words, str(manifest), "--out", str(out))
             assert code == 0, said
         assert cli("redo", "captions", str(manifest), "--out", str(out))[0] == 2
         assert holder_of(out / "tiny") == lock.parse_holder((out / "tiny/.lock").read_bytes())
     assert holder_of(out / "tiny") is None
+    assert "work in progress" not in cli("verify", str(manifest), "--out", str(out))[1]
+
+
+def test_verifying_what_has_just_begun(other: subprocess.Popen[str], world: World, tmp_path: Path) -> None:
+    code, said = cli("verify", str(world.write()), "--out", str(tmp_path / "out"))
+    assert code == 2, "no damage"
+    assert f"another run is writing it: python -m pipeline build a.toml --out s3://x/b (process {other.pid}" in said
+
+
+def test_one_stage_waits_for_the_run_that_makes_its_inputs(world: World, tmp_path: Path) -> None:
+    region, store = runner.load(world.write(), str(tmp_path / "out"))
+    runner.run_upto(region, store, "labels", quiet=True)
+    receipts, aside = tmp_path / "out/tiny/receipts", tmp_path / "aside"
+    receipts.rename(aside)
+    done: list[Any] = []
+    words = (region, store, "captions", True)
+    waiting = threading.Thread(target=lambda: done.append(runner.run_alone(*words, wait=True)))
+    with locked(tmp_path / "out/tiny"):
+        with pytest.raises(Problem, match="captions needs"):
+            runner.run_alone(*words)
+        waiting.start()
+        time.sleep(0.3)
+        aside.rename(receipts)
+    waiting.join(timeout=60)
+    assert [receipt.stage for receipt in done] == ["captions"]
+    receipts.rename(aside)
+    with pytest.raises(Problem, match="captions needs"):
+        runner.run_alone(*words, wait=True)
+
+
+def test_a_lock_nested_without_end(tmp_path: Path) -> None:
+    assert lock.parse_holder(b"[" * 200_000) is None
 
 
 def test_a_run_that_fails_at_once_leaves_no_folder(world: World, tmp_path: Path) -> None:
@@ -216,7 +254,7 @@ def test_a_lease_keeps_others_out_and_ends(bucket: Store, capsys: Any) -> None:
     assert "waiting for another run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("how", ["old", "gone", "broken"])
+@pytest.mark.parametrize("how", ["old", "gone", "broken", "deep", "no number"])
 def test_a_dead_lease_is_taken_over(how: str, bucket: Store) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
@@ -224,9 +262,11 @@ def test_a_dead_lease_is_taken_over(how: str, bucket: Store) -> None:
     about |= {"old": {"renewed": time.time() - 200}, "gone": {"host": lock.socket.gethostname(), "pid": gone.pid}}.get(
         how, {}
     )
-    bucket.write(LOCK, b"{" if how == "broken" else json.dumps(about).encode())
+    about |= {"pid": "1"} if how == "no number" else {}
+    bucket.write(LOCK, {"broken": b"{", "deep": b"[" * 200_000}.get(how) or json.dumps(about).encode())
     with only_writer(bucket):
         assert json.loads(bucket.read(LOCK))["pid"] == os.getpid()
+        assert bucket.walk() == [LOCK], "no claim is left"
 
 
 def test_a_lease_is_renewed_until_it_is_lost(bucket: Store, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -240,6 +280,128 @@ def test_a_lease_is_renewed_until_it_is_lost(bucket: Store, monkeypatch: pytest.
         time.sleep(0.3)
     assert json.loads(bucket.read(LOCK))["token"] == "another", "theirs stays"  # noqa: S105
     assert "another run has taken over" in capsys.readouterr().err
+
+
+def test_a_run_that_has_lost_its_lease_stops(bucket: Store, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_S", 0.02)
+    region, _ = runner.load(world.write(), "memory://bucket")
+    runner.run_upto(region, bucket, "scenes", quiet=True)
+    receipt = read_receipt(bucket, "scenes")
+    assert receipt
+    work = Work(region, bucket, {}, quiet=True, stage="scenes")
+    with only_writer(bucket):
+        work.begin()
+        write_receipt(bucket, receipt)
+        jobs = work.jobs(_job, range(3), 3, "")
+        assert next(jobs) == 0
+        bucket.write(LOCK, json.dumps({**lock.this_process().__dict__, "token": "x", "command": "theirs"}).encode())
+        time.sleep(0.3)
+        for again in (work.begin, lambda: write_receipt(bucket, receipt), lambda: next(jobs)):
+            with pytest.raises(Problem, match="another run has taken over: theirs") as caught:
+                again()
+            assert caught.value.code == 1
+    bucket.remove(LOCK)
+    with only_writer(bucket):
+        work.begin()
+
+
+def _job(_: Work, argument: int) -> int:
+    return argument
+
+
+@pytest.mark.parametrize("error", [Stopped(130), Problem("its own", code=4)])
+def test_a_store_in_trouble_does_not_hide_why_a_run_ends(
+    error: BaseException, bucket: Store, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def no_answer(*_: object) -> bytes:
+        raise Problem("the bucket does not answer", code=1)
+
+    def run() -> None:
+        with only_writer(bucket):
+            monkeypatch.setattr(bucket, "read", no_answer)
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        run()
+    assert caught.value is error
+    assert "the lease could not be removed: the bucket does not answer" in capsys.readouterr().err
+
+
+def test_a_late_renewal_does_not_put_the_lease_back(bucket: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_S", 0.05)
+    write, writing, go_on = bucket.write, threading.Event(), threading.Event()
+
+    def slow(name: str, data: bytes) -> str:
+        writing.set()
+        go_on.wait(10)
+        return write(name, data)
+
+    with only_writer(bucket):
+        monkeypatch.setattr(bucket, "write", slow)
+        assert writing.wait(10)
+    go_on.set()
+    for thread in [t for t in threading.enumerate() if t.name == "lease"]:
+        thread.join(10)
+    assert not bucket.exists(LOCK)
+
+
+class Slow:
+    """A store in memory whose answers and deeds take their time, each its own."""
+
+    remote, taken_by, root = True, "", "slow"
+
+    def __init__(self, objects: dict[str, bytes], guard: threading.Lock, seed: str) -> None:
+        self._objects, self._guard, self._chance = objects, guard, random.Random(seed)
+
+    def _later(self, deed: Callable[[], Any]) -> Any:
+        time.sleep(self._chance.uniform(0.0025, 0.03))
+        with self._guard:
+            done = deed()
+        time.sleep(self._chance.uniform(0.0025, 0.03))
+        return done
+
+    def create(self, name: str, data: bytes) -> bool:
+        return self._later(lambda: self._objects.setdefault(name, data) is data)
+
+    def read(self, name: str) -> bytes:
+        found = self._later(lambda: self._objects.get(name))
+        if found is None:
+            raise FileNotFoundError(name)
+        return found
+
+    def write(self, name: str, data: bytes) -> None:
+        self._later(lambda: self._objects.update({name: data}))
+
+    def remove(self, name: str) -> None:
+        if self._later(lambda: name in self._objects):
+            self._later(lambda: self._objects.pop(name, None))
+
+
+def test_a_dead_lease_has_one_heir(monkeypatch: pytest.MonkeyPatch, score: Callable[[str, int, int], None]) -> None:
+    """Three start at once over a dead lease, in 40 buckets of 5 to 60 ms: never two that write, and always one."""
+    trials, starters, seed = 40, 3, 6
+    monkeypatch.setattr(lease, "POLL_S", 0.02)
+    writers: list[list[int]] = [[] for _ in range(trials)]
+    buckets: list[dict[str, bytes]] = [{LOCK: b"{}"} for _ in range(trials)]
+    over = threading.Barrier(trials * starters)
+
+    def start(trial: int, starter: int, guard: threading.Lock) -> None:
+        store = cast("Store", Slow(buckets[trial], guard, f"{seed} {trial} {starter}"))
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(Problem):
+                held.enter_context(only_writer(store))
+                writers[trial].append(starter)
+            over.wait(30)
+
+    guards = [threading.Lock() for _ in range(trials)]
+    threads = [threading.Thread(target=start, args=(t, s, guards[t])) for t in range(trials) for s in range(starters)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    score("heirs of a dead lease", sum(len(found) == 1 for found in writers), trials)
+    assert [len(found) for found in writers] == [1] * trials
+    assert buckets == [{}] * trials, "neither a lease nor a claim is left"
 
 
 def test_a_bucket_is_built_under_a_lease(bucket: Store, world: World) -> None:

@@ -6,12 +6,22 @@ import hashlib
 import io
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
 
+from harmonize.problem import Problem
 from pipeline import tars
 from pipeline.sample import arrays_sha256, from_npy, npy_pieces, to_npy
+from pipeline.store import Store
+from pipeline.verify_tar import crcs_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.work import Work
 
 
 @pytest.mark.parametrize("name", ["a", "32632_500_4167_s2_20200601t100000.10m.npy", "x" * 99, "x" * 100, "Ü.txt"])
@@ -52,3 +62,16 @@ def test_npy_members_are_numpy_s(kind: str) -> None:
         assert (from_npy(data) == some).all()
         assert arrays_sha256([some, some]) == hashlib.sha256(2 * some.astype(little.dtype).tobytes()).hexdigest()
     assert to_npy(array) == expected.getvalue()
+
+
+@pytest.mark.parametrize("data", [b"[" * 200_000, b"\xff", b"{"], ids=["deep", "no text", "cut"])
+def test_records_of_a_tar_that_cannot_be_read(data: bytes, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    work, tar = cast("Work", SimpleNamespace(store=store)), tars.Tar("a.tar", cast("pa.Table", None), "plan")
+    for name in (f"{tars.RECEIPTS}/a.tar.json", "shards/a.tar", tars.PLAN):
+        store.write(name, data)
+    assert tars._whole(work, f"{tars.RECEIPTS}/a.tar.json", "a.tar", "key") is None, "it is written again"
+    assert crcs_of(store, "a.tar") == {}
+    with pytest.raises(Problem, match="another run plans other tars") as caught:
+        tars._still_planned(work, tar)
+    assert caught.value.code == 1
